@@ -1,0 +1,34 @@
+"""Valence and arousal of every face in every frame of a recording.
+
+>>> import vafer
+>>> results = vafer.annotate("videos/", detector="buffalo_l")
+>>> results.table, results.videos
+
+Names are imported at first use: `import vafer` itself loads neither torch nor a decoder.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vafer.annotation import Results, annotate, read_table
+    from vafer.errors import VaferError
+    from vafer.options import DetectorOptions, Sampling
+
+__version__ = "0.1.0"
+__all__ = ["DetectorOptions", "Results", "Sampling", "VaferError", "annotate", "read_table"]
+
+_HOMES = {
+    "DetectorOptions": "vafer.options",
+    "Results": "vafer.annotation",
+    "Sampling": "vafer.options",
+    "VaferError": "vafer.errors",
+    "annotate": "vafer.annotation",
+    "read_table": "vafer.annotation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vafer' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,28 @@
+"""Everything vafer raises on purpose. Programming errors are not here: they propagate.
+
+VaferError
+├── UsageError      the request cannot be carried out as given; nothing was done (exit code 2)
+├── VideoError      one recording cannot be read; the others go on (exit code 1)
+├── ModelError      a model or detector file is missing, damaged, foreign or newer than this vafer
+└── OutputError     the output cannot be written; what was finished is kept
+"""
+
+
+class VaferError(Exception):
+    """Base of all errors meant for a user: the message says what was found and what to do."""
+
+
+class UsageError(VaferError):
+    """The request cannot be carried out as given; nothing was done."""
+
+
+class VideoError(VaferError):
+    """One recording cannot be read."""
+
+
+class ModelError(VaferError):
+    """A model or detector file is missing, damaged, foreign or newer than this vafer."""
+
+
+class OutputError(VaferError):
+    """The output cannot be written."""

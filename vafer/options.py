@@ -1,0 +1,98 @@
+"""What a user may ask of a run, and what is taken where nothing is asked."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vafer.errors import UsageError
+
+STRIDE = 32  # the coarsest stride of the detectors: their input is a multiple of it
+BATCH_SIZE = 32  # faces per prediction
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """What is asked of a detector.
+
+    size: the most that the longer side of a frame may have, in pixels. threshold: the least score.
+    min_face: the least shorter side of a box, in pixels of the frame. max_faces: how many of the
+    best-scored faces of a frame are kept.
+    """
+
+    size: int = 640
+    threshold: float = 0.5
+    min_face: float = 0.0
+    max_faces: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < STRIDE:
+            raise UsageError(f"--det-size is {self.size}: expected {STRIDE} pixels or more")
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"--det-threshold is {self.threshold}: expected more than 0, below 1")
+        if self.min_face < 0:
+            raise UsageError(f"--min-face is {self.min_face}: expected 0 pixels or more")
+        if self.max_faces is not None and self.max_faces < 1:
+            raise UsageError(f"--max-faces is {self.max_faces}: expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames to analyse. Raises UsageError where the wishes contradict each other.
+
+    `every` keeps the indices divisible by it, wherever `start_s` lies, so that a part of a
+    recording has the frames that the whole has. `fps` keeps the first frame at or after each
+    multiple of 1/fps from `start_s` on. `start_s` and `end_s` are half-open: [start, end).
+    """
+
+    every: int = 1
+    fps: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise UsageError(f"every {self.every} frames: expected 1 or more")
+        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
+            raise UsageError(f"{self.fps} frames a second: expected more than 0")
+        if self.fps is not None and self.every != 1:
+            raise UsageError("both every N frames and N frames a second: give one of them")
+        for name, value in (("start", self.start_s), ("end", self.end_s)):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"{name} at {value} s: expected a number of seconds")
+        if self.end_s is not None and (self.start_s or 0.0) >= self.end_s:
+            raise UsageError(f"start {self.start_s or 0.0} s is not before end {self.end_s} s")
+
+    @property
+    def needs_time(self) -> bool:
+        return not (self.fps is None and self.start_s is None and self.end_s is None)
+
+    def chooser(self) -> Callable[[int, Fraction | None], bool]:
+        """A function that says of each (index, time in s), given in order, whether it is wanted."""
+        if self.fps is None:
+            return lambda index, time: index % self.every == 0 and self._has_begun(time)
+        # 23.976023976023978 means 24000/1001: without this a frame on the grid may fall before it.
+        rate = Fraction(self.fps).limit_denominator(100_000) or Fraction(self.fps)
+        origin = Fraction(self.start_s or 0.0).limit_denominator(1_000_000)
+        last = -1
+
+        def wants(index: int, time: Fraction | None) -> bool:
+            nonlocal last
+            if time is None or not self._has_begun(time):
+                return False
+            point = math.floor((time - origin) * rate)
+            if point <= last:
+                return False
+            last = point
+            return True
+
+        return wants
+
+    def _has_begun(self, time: Fraction | None) -> bool:
+        return self.start_s is None or (time is not None and float(time) >= self.start_s)
+
+    def has_ended(self, time: Fraction | None) -> bool:
+        return self.end_s is not None and time is not None and float(time) >= self.end_s
+
+
+ALL_FRAMES = Sampling()
