@@ -1,0 +1,57 @@
+"""A folder of numbered pictures: which files are its frames, and their pixels."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+
+
+def numbered_pictures(folder: Path) -> list[Path]:
+    """The pictures of `folder` in numeric order; empty where it holds no series.
+
+    A series is what is named by digits alone (`00012.png`) or, where nothing is, by digits after
+    one common prefix (`frame_0012.jpg`). Pictures under several prefixes are no series: which of
+    them is the recording is anyone's guess. Raises OSError where the folder cannot be listed.
+    """
+    series: dict[str, list[tuple[int, str, Path]]] = {}
+    for path in folder.iterdir():
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+            continue
+        if number := re.search(r"[0-9]+$", path.stem):
+            prefix = path.stem[: number.start()]
+            series.setdefault(prefix, []).append((int(number[0]), path.name, path))
+    if "" not in series and len(series) != 1:
+        return []
+    return [path for _, _, path in sorted(series.get("") or next(iter(series.values())))]
+
+
+def is_picture_folder(path: Path) -> bool:
+    """Whether `path` is a folder that holds a series of numbered pictures."""
+    try:
+        return path.is_dir() and bool(numbered_pictures(path))
+    except OSError:
+        return False
+
+
+def read_picture(path: Path) -> np.ndarray | None:
+    """The pixels of one picture, uint8 (H, W, 3) RGB, upright as EXIF says; None if unreadable.
+
+    A file that breaks off counts as unreadable: OpenCV would fill the rest with grey, and a face
+    half grey still gets a number.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        return None  # JPEG: no end of image after the last start of scan
+    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+        return None
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:
+        return None
+    return None if bgr is None else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,335 @@
+"""What the container says of a recording: its packets, read once, are the truth of timestamps."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from vafer.errors import VideoError
+from vafer.pictures import numbered_pictures, read_picture
+
+VIDEO_SUFFIXES = frozenset(
+    (  # noqa: SIM905 - a list of quoted words would take thirty lines
+        ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov"
+        " .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .wtv .y4m"
+    ).split()
+)
+
+DECORD_BUDGET_BYTES = 384 * 2**20
+"""The most RGB that a recording may come to for decord to serve it.
+
+decord has no back-pressure: while its consumer waited it decoded 390 to 990 frames ahead (2 to 3 GB
+at 1080p). Nothing in it bounds that, so the whole recording must be small enough to be held.
+"""
+
+_DECORD_CODECS = frozenset({"h264", "hevc", "mjpeg", "mpeg4", "vp8", "vp9"})
+_DECORD_CONTAINERS = ("mp4", "matroska")
+_DECORD_PIXELS = frozenset({"yuv420p", "yuvj420p"})  # and even sizes: else its colours are off
+_MAX_DEMUX_ERRORS = 16
+_FIRST_FRAME_PACKETS = 300
+
+av.logging.set_level(None)  # libav's complaints become counts and `damage`, not lines on stderr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoInfo:
+    """A recording as its container describes it."""
+
+    path: Path
+    width: int  # as displayed, after rotation
+    height: int
+    rotation: int  # degrees clockwise by which the stored picture is turned for display
+    codec: str
+    fps: float | None  # average
+    duration_s: float | None
+    time_base: Fraction | None  # seconds a tick of pts; None for pictures
+    start_s: Fraction  # the container's start time
+    pts: np.ndarray | None  # int64 (n,), presentation order; None where packets carry none
+    n_bad_packets: int
+    damage: str | None
+    decoder: str  # planned: "decord", "pyav" or "pictures"
+    is_counted: bool = False  # the n-th frame decoded has the n-th pts, whatever the decoder says
+
+    def __post_init__(self) -> None:
+        if self.rotation not in (0, 90, 180, 270):
+            raise ValueError(f"rotation {self.rotation} is not 0, 90, 180 or 270")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"a picture of {self.width}x{self.height}")
+        if self.decoder not in ("decord", "pyav", "pictures"):
+            raise ValueError(f"no decoder is called {self.decoder!r}")
+        if self.pts is not None:
+            if self.pts.dtype != np.int64 or self.pts.ndim != 1:
+                raise ValueError(f"pts is {self.pts.dtype} {self.pts.shape}, not int64 (n,)")
+            if (np.diff(self.pts) < 0).any():
+                raise ValueError("pts is not in presentation order")
+            if self.time_base is None:
+                raise ValueError("pts without a time base")
+
+    def __str__(self) -> str:
+        rate = "" if self.fps is None else f" {self.fps:.5g} fps"
+        frames = "" if self.pts is None else f", {len(self.pts)} frames"
+        turned = f", turned {self.rotation}°" if self.rotation else ""
+        damage = f", damaged: {self.damage}" if self.damage else ""
+        size = f"{self.width}x{self.height}"
+        return f"{display_path(self.path)}: {self.codec} {size}{rate}{frames}{turned}{damage}"
+
+    def time(self, pts: int) -> Fraction:
+        """Seconds from the container's start time to `pts`, exactly."""
+        assert self.time_base is not None, "pictures have no time"
+        return pts * self.time_base - self.start_s
+
+
+def display_path(path: Path) -> str:
+    """`path` as text that every stream can print: bytes that are no UTF-8 become `\\xff`."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def probe(path: Path) -> VideoInfo:
+    """What `path`, a video file or a folder of numbered pictures, holds.
+
+    Reads every packet and decodes one frame. Raises VideoError where there is nothing to decode.
+    """
+    return _probe_pictures(path) if path.is_dir() else _probe_video(path)
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """`path` opened for reading. Raises VideoError naming what it is instead of a video."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise _refusal(path, (error.strerror or str(error)).lower(), "check the path") from error
+    if not head:
+        raise _refusal(path, "the file is empty", "copy it again")
+    try:
+        # absolute, for libav takes what precedes a colon in `12:30.mp4` for a protocol
+        return av.open(str(path.absolute()), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if head[4:8] == b"ftyp":
+            found = "an MP4 without its index (moov), as of a recording that was never finished"
+            raise _refusal(path, found, "repair it with a tool such as untrunc") from error
+        found = f"no video container ({getattr(error, 'strerror', None) or error})"
+        raise _refusal(path, found, "check that it is a video, or copy it again") from error
+
+
+def video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream that is no cover picture. Raises VideoError where there is none."""
+    for stream in container.streams.video:
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        if stream.codec_context is None:
+            tag = f"stream {stream.index}"
+            raise _refusal(path, f"{tag} has a codec unknown here", "convert it to H.264 first")
+        return stream
+    kinds = sorted({stream.type or "unknown" for stream in container.streams})
+    raise _refusal(path, f"only {' and '.join(kinds) or 'no'} streams", "leave it out")
+
+
+def packets(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet | None]:
+    """The packets of `stream` in file order; None stands for a place that could not be read.
+
+    Empty packets are left out: to a decoder they would mean the end.
+    """
+    n_errors = 0
+    while n_errors < _MAX_DEMUX_ERRORS:
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    n_errors = 0
+                    yield packet
+            return
+        except (av.FFmpegError, OSError):
+            n_errors += 1
+            yield None
+
+
+def _probe_video(path: Path) -> VideoInfo:
+    with open_container(path) as container:
+        stream = video_stream(path, container)
+        n_header, n_packets, n_discarded, n_bad, first_is_key = stream.frames, 0, 0, 0, False
+        times: list[int | None] = []
+        # AVI stores no pts. libav's guesses are out of order for H.264, and else late by the delay
+        # of the B-frames. Its frames have one rate, so the n-th place is that of the n-th frame.
+        is_counted = "avi" in container.format.name.split(",")
+        for packet in packets(container, stream):
+            if packet is None:
+                n_bad += 1
+                continue
+            if n_packets == 0:
+                first_is_key = packet.is_keyframe
+            n_packets += 1
+            n_bad += packet.is_corrupt
+            n_discarded += packet.is_discard
+            if not packet.is_discard:
+                times.append(packet.dts if is_counted else packet.pts)
+        if not n_packets:
+            raise _refusal(path, "a video stream without a single packet", "copy it again")
+
+        rotation, first_pts = _first_frame(path)
+        known = [pts for pts in times if pts is not None]
+        if first_pts is not None and not is_counted:
+            # What precedes the first frame that decodes, as where a recording was cut between
+            # keyframes, is no frame: ffprobe and every player count from there.
+            known = [pts for pts in known if pts >= first_pts]
+        pts = None if None in times else np.sort(np.array(known, np.int64))
+
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width < 1 or height < 1:
+            raise _refusal(path, "a video stream without a picture size", "copy it again")
+        container_name = container.format.name
+        damage = _damage(path, container_name, n_header, n_packets, n_bad)
+        decord_serves = (
+            damage is None
+            and pts is not None
+            and len(pts) == n_packets
+            and n_discarded == 0
+            and first_is_key
+            and bool((np.diff(pts) > 0).all())
+            and len(container.streams.video) == 1
+            and any(name in container_name for name in _DECORD_CONTAINERS)
+            and stream.codec_context.name in _DECORD_CODECS
+            and stream.codec_context.pix_fmt in _DECORD_PIXELS
+            and width % 2 == height % 2 == 0
+            and len(pts) * width * height * 3 + path.stat().st_size <= DECORD_BUDGET_BYTES
+        )
+        assert stream.time_base is not None
+        duration_s = None
+        if stream.duration is not None:
+            duration_s = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            duration_s = container.duration / av.time_base
+        return VideoInfo(
+            path=path,
+            width=height if rotation in (90, 270) else width,
+            height=width if rotation in (90, 270) else height,
+            rotation=rotation,
+            codec=stream.codec_context.codec.canonical_name,
+            fps=float(stream.average_rate) if stream.average_rate else None,
+            duration_s=duration_s,
+            time_base=stream.time_base,
+            start_s=_start(container),
+            pts=pts,
+            n_bad_packets=n_bad,
+            damage=damage,
+            decoder="decord" if decord_serves else "pyav",
+            is_counted=is_counted,
+        )
+
+
+def _first_frame(path: Path) -> tuple[int, int | None]:
+    """The rotation (degrees clockwise) and the pts of the first frame that decodes.
+
+    The pts is None where a packet failed on the way: then frames are missing, not absent.
+    """
+    with open_container(path) as container:
+        stream = video_stream(path, container)
+        n_failed = 0
+        for n_packets, packet in enumerate(packets(container, stream)):
+            if packet is None or n_packets > _FIRST_FRAME_PACKETS:
+                break
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                n_failed += 1
+                continue
+            for frame in frames:
+                # libav turns counter-clockwise
+                rotation = round(-frame.rotation / 90) * 90 % 360
+                return rotation, None if n_failed else frame.pts
+    return 0, None
+
+
+def _start(container: av.container.InputContainer) -> Fraction:
+    """The container's start time in seconds, 0 where it has none.
+
+    libav rounds it to microseconds; a stream that starts there has it exactly.
+    """
+    if container.start_time is None:
+        return Fraction(0)
+    start = Fraction(container.start_time, av.time_base)
+    for stream in container.streams:
+        if stream.start_time is not None and stream.time_base is not None:
+            exact = stream.start_time * stream.time_base
+            if abs(exact - start) < Fraction(1, av.time_base):
+                return exact
+    return start
+
+
+def _damage(path: Path, container: str, n_header: int, n_packets: int, n_bad: int) -> str | None:
+    """What is wrong with the file as far as its packets tell; None where nothing is."""
+    if n_packets < n_header:
+        return f"{n_packets} of {n_header} packets promised by the header are there"
+    size = path.stat().st_size
+    if "matroska" in container and (promised := _matroska_size(path)) and size < promised:
+        return f"{size} of {promised} bytes promised by the header are there"
+    if container == "mpegts" and size % 188 and size % 192 and size % 204:
+        return "the last transport packet breaks off"
+    if n_bad:
+        return f"{n_bad} of {n_packets} packets are corrupt or unreadable"
+    return None
+
+
+def _matroska_size(path: Path) -> int | None:
+    """The bytes a Matroska file should have by the size of its Segment, None where it is unknown.
+
+    Source: RFC 8794, sections 4 to 6: an element is an id, a size and data. A size of n bytes
+    begins with n - 1 zero bits and a one; where all its other bits are ones it is unknown.
+    """
+    with path.open("rb") as file:
+        head = file.read(4096)
+
+    def size_at(at: int) -> tuple[int, int]:
+        length = 9 - head[at].bit_length()
+        value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+        return value, at + length
+
+    try:
+        header_size, at = size_at(4)
+        segment = at + header_size
+        if head[segment : segment + 4] != b"\x18\x53\x80\x67":
+            return None
+        value, at = size_at(segment + 4)
+    except IndexError:
+        return None
+    is_unknown = value == (1 << 7 * (at - segment - 4)) - 1
+    return None if is_unknown else at + value
+
+
+def _probe_pictures(folder: Path) -> VideoInfo:
+    try:
+        paths = numbered_pictures(folder)
+    except OSError as error:
+        raise _refusal(folder, (error.strerror or str(error)).lower(), "check the path") from error
+    if not paths:
+        found = "a folder without a series of numbered pictures"
+        raise _refusal(folder, found, "name them 0001.png, 0002.png, … or give a video file")
+    first = next((image for image in map(read_picture, paths) if image is not None), None)
+    if first is None:
+        raise _refusal(folder, f"none of its {len(paths)} pictures can be read", "copy them again")
+    return VideoInfo(
+        path=folder,
+        width=first.shape[1],
+        height=first.shape[0],
+        rotation=0,
+        codec=paths[0].suffix.lower().removeprefix("."),
+        fps=None,
+        duration_s=None,
+        time_base=None,
+        start_s=Fraction(0),
+        pts=None,
+        n_bad_packets=0,
+        damage=None,
+        decoder="pictures",
+    )
+
+
+def _refusal(path: Path, found: str, advice: str) -> VideoError:
+    expected = "expected a video or a folder of numbered pictures"
+    return VideoError(f"{display_path(path)}: {found}; {expected}; {advice}")
