@@ -1,0 +1,155 @@
+"""Detection on real pictures, and what the detector's wrapper does to frame and boxes."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from insightface.model_zoo import get_model
+from onnx import TensorProto, helper
+
+from vafer.errors import ModelError, UsageError
+from vafer.faces import Detector, _fit
+from vafer.options import DetectorOptions
+
+DETECTORS = ["scrfd_500m.onnx", "scrfd_2.5g.onnx", "yunet_n_dynamic.onnx"]
+
+
+@pytest.fixture(scope="module")
+def six_faces(shared: Path) -> np.ndarray:
+    return cv2.imread(str(shared / "faces" / "six_faces.jpg"), cv2.IMREAD_COLOR_RGB)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_six_faces_are_found(shared: Path, six_faces: np.ndarray, name: str) -> None:
+    faces = Detector(shared / "models" / name).detect(six_faces)
+    assert len(faces) == 6
+    assert (np.diff(faces.scores) <= 0).all()
+    left_eye, right_eye, nose, left_mouth, right_mouth = np.moveaxis(faces.landmarks, 1, 0)
+    assert (left_eye[:, 0] < right_eye[:, 0]).all()
+    assert (left_mouth[:, 0] < right_mouth[:, 0]).all()
+    assert (left_eye[:, 1] < nose[:, 1]).all()
+    assert (nose[:, 1] < left_mouth[:, 1]).all()
+    for dtype in (faces.boxes, faces.scores, faces.landmarks):
+        assert dtype.dtype == np.float32
+
+
+def test_the_families_agree_on_where_the_faces_are(shared: Path, six_faces: np.ndarray) -> None:
+    found = [Detector(shared / "models" / name).detect(six_faces) for name in DETECTORS]
+    centres = [np.sort(f.landmarks.mean(axis=1), axis=0) for f in found]
+    np.testing.assert_allclose(centres[0], centres[1], atol=6)
+    np.testing.assert_allclose(centres[0], centres[2], atol=6)
+
+
+def test_boxes_equal_insightface_on_a_frame_that_needs_no_change(
+    shared: Path, six_faces: np.ndarray
+) -> None:
+    frame = cv2.resize(six_faces, (640, 448), interpolation=cv2.INTER_AREA)
+    path = str(shared / "models" / "scrfd_2.5g.onnx")
+    reference = get_model(path, providers=["CPUExecutionProvider"])
+    reference.prepare(ctx_id=-1, input_size=(640, 448), det_thresh=0.5)
+    expected, landmarks = reference.detect(np.ascontiguousarray(frame[:, :, ::-1]))
+    found = Detector(Path(path)).detect(frame)
+    np.testing.assert_allclose(found.boxes, expected[:, :4].clip(0, (640, 448) * 2), atol=1e-3)
+    np.testing.assert_allclose(found.scores, expected[:, 4], atol=1e-5)
+    np.testing.assert_allclose(found.landmarks, landmarks, atol=1e-3)
+
+
+def test_frames_are_shrunk_never_enlarged_and_padded_to_32() -> None:
+    canvas, scale = _fit(np.full((270, 480, 3), 9, np.uint8), 640, None)
+    assert canvas.shape == (288, 480, 3)
+    assert scale.tolist() == [1, 1]
+    assert canvas[:270].min() == 9
+    assert canvas[270:].max() == 0
+
+    canvas, scale = _fit(np.zeros((1080, 1920, 3), np.uint8), 640, None)
+    assert canvas.shape == (384, 640, 3)
+    assert scale.tolist() == pytest.approx([1 / 3, 1 / 3])
+
+    canvas, _ = _fit(np.zeros((1920, 1080, 3), np.uint8), 640, None)
+    assert canvas.shape == (640, 384, 3)  # 360 wide, padded
+
+    canvas, scale = _fit(np.zeros((100, 900, 3), np.uint8), 640, (320, 320))
+    assert canvas.shape == (320, 320, 3)
+    assert scale.tolist() == pytest.approx([320 / 900, 0.36])  # 36 rows of 100
+
+
+def test_the_network_sees_bgr() -> None:
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    assert _fit(red, 640, None)[0][0, 0].tolist() == [0, 0, 255]
+
+
+def test_boxes_are_clipped_to_the_frame(shared: Path, six_faces: np.ndarray) -> None:
+    faces = Detector(shared / "models" / "scrfd_2.5g.onnx").detect(six_faces)
+    x1, y1, x2, y2 = faces.boxes[0].astype(int)
+    closed_in = six_faces[y1 + 8 : y2 - 8, x1 + 8 : x2 - 8]
+    height, width = closed_in.shape[:2]
+    padded = Detector(shared / "models" / "scrfd_2.5g.onnx", DetectorOptions(threshold=0.1)).detect(
+        closed_in
+    )
+    assert len(padded)
+    assert padded.boxes.min() >= 0
+    assert (padded.boxes[:, [0, 2]] <= width).all()
+    assert (padded.boxes[:, [1, 3]] <= height).all()
+
+
+def test_min_face_and_max_faces(shared: Path, six_faces: np.ndarray) -> None:
+    path = shared / "models" / "yunet_n_dynamic.onnx"
+    every = Detector(path).detect(six_faces)
+    sides = (every.boxes[:, 2:] - every.boxes[:, :2]).min(axis=1)
+    limit = float(np.sort(sides)[2])
+    large = Detector(path, DetectorOptions(min_face=limit)).detect(six_faces)
+    assert len(large) == 4
+    two = Detector(path, DetectorOptions(max_faces=2)).detect(six_faces)
+    np.testing.assert_array_equal(two.boxes, every.boxes[:2])
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_blank_frame_has_no_face(shared: Path, name: str) -> None:
+    faces = Detector(shared / "models" / name).detect(np.full((90, 160, 3), 128, np.uint8))
+    assert len(faces) == 0
+    assert faces.boxes.shape == (0, 4)
+    assert faces.landmarks.shape == (0, 5, 2)
+
+
+def test_every_frame_size_uses_the_same_session(shared: Path, six_faces: np.ndarray, capfd) -> None:
+    detector = Detector(shared / "models" / "scrfd_500m.onnx")
+    for size in (300, 400, 500):
+        detector.detect(six_faces[:size, :size])
+    assert capfd.readouterr().err == ""
+
+
+def graph(path: Path, n_outputs: int, shape: list[int]) -> Path:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    outputs = [
+        helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, shape) for i in range(n_outputs)
+    ]
+    nodes = [helper.make_node("Identity", ["x"], [o.name]) for o in outputs]
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", [x], outputs), opset_imports=[helper.make_opsetid("", 13)]
+    )
+    made.ir_version = 8
+    onnx.save(made, path)
+    return path
+
+
+def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.onnx"
+    text.write_text("not a graph")
+    with pytest.raises(ModelError, match=r"text\.onnx"):
+        Detector(text)
+    with pytest.raises(ModelError, match="not a face detector"):
+        Detector(graph(tmp_path / "recognition.onnx", 1, [1, 3, 112, 112]))
+    with pytest.raises(ModelError, match="not a face detector"):
+        Detector(graph(tmp_path / "nothing.onnx", 1, [1, 3, 50, 70]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": 16}, {"threshold": 0}, {"threshold": 1.5}, {"min_face": -1}, {"max_faces": 0}],
+)
+def test_impossible_options_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        DetectorOptions(**wrong)

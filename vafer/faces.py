@@ -1,0 +1,183 @@
+"""Frames → faces: boxes, scores and five landmarks, by the detector file that the user chose.
+
+Two families of ONNX detectors are understood: what insightface's `get_model` loads (SCRFD and its
+output layout), and YuNet, which OpenCV runs. Both see the frame the same way: shrunk until its
+longer side fits, never enlarged, and padded with black to multiples of 32, not to a square.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vafer.errors import ModelError
+from vafer.options import STRIDE, DetectorOptions
+from vafer.store import sha256
+
+NMS_IOU = 0.4  # insightface's own default
+YUNET_CANDIDATES = 5000  # boxes that YuNet may hand to its non-maximum suppression
+
+# Padded BGR picture → boxes with scores (N, 5) and landmarks (N, 5, 2) or None, in its pixels.
+Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """The faces of one frame, by descending score, in pixels of that frame.
+
+    boxes (N, 4) float32: x1, y1, x2, y2, clipped to the frame. scores (N,) float32. landmarks
+    (N, 5, 2) float32: left eye, right eye, nose, left and right mouth corner as seen in the image;
+    or None where the detector gives none.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class Detector:
+    """A face detector read from an ONNX file.
+
+    Raises ModelError when the file is no face detector of a known family.
+    """
+
+    def __init__(
+        self, path: Path, options: DetectorOptions | None = None, *, device: str = "cpu"
+    ) -> None:
+        self.path = path
+        self.options = options or DetectorOptions()
+        self.sha256 = sha256(path)
+        self._fixed_input: tuple[int, int] | None = None
+        if _is_yunet(path):
+            self.family = "yunet"
+            self._network = _load_yunet(path, self.options.threshold)
+        else:
+            self.family = "scrfd"
+            self._network, self._fixed_input = _load_insightface(
+                path, self.options.threshold, device
+            )
+
+    def detect(self, image: np.ndarray) -> Faces:
+        """Find the faces of one frame: image uint8 (H, W, 3) RGB → Faces in its pixels."""
+        height, width = image.shape[:2]
+        canvas, scale = _fit(image, self.options.size, self._fixed_input)
+        boxes_scores, landmarks = self._network(canvas)
+        boxes = boxes_scores[:, :4] / np.tile(scale, 2)
+        boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
+        scores = boxes_scores[:, 4]
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
+        order = np.argsort(-scores, kind="stable")
+        order = order[(sides > 0)[order] & (sides >= self.options.min_face)[order]]
+        order = order[: self.options.max_faces]
+        return Faces(
+            boxes=boxes[order].astype(np.float32),
+            scores=scores[order].astype(np.float32),
+            landmarks=None if landmarks is None else (landmarks / scale)[order].astype(np.float32),
+        )
+
+
+def _fit(
+    image: np.ndarray, size: int, fixed_input: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink and pad a frame for the network.
+
+    Returns the BGR canvas and the scale in x and y, canvas pixels per frame pixel, at most 1. A
+    network whose input is fixed to (width, height) gets exactly that canvas.
+    """
+    height, width = image.shape[:2]
+    scale = min(1.0, size / max(height, width))
+    if fixed_input is not None:
+        scale = min(scale, fixed_input[0] / width, fixed_input[1] / height)
+    if scale < 1:
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR)
+    inner_height, inner_width = image.shape[:2]
+    canvas_width, canvas_height = fixed_input or (
+        -(-inner_width // STRIDE) * STRIDE,
+        -(-inner_height // STRIDE) * STRIDE,
+    )
+    canvas = np.zeros((canvas_height, canvas_width, 3), np.uint8)
+    canvas[:inner_height, :inner_width] = image[:, :, ::-1]
+    return canvas, np.array([inner_width / width, inner_height / height])
+
+
+def _is_yunet(path: Path) -> bool:
+    """Tell YuNet's export by its twelve outputs: class, objectness, box, landmarks × 3 strides."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load_model(str(path), load_external_data=False).graph
+    except (DecodeError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read as an ONNX file: {error}. "
+            "Expected a face detector such as insightface's det_10g.onnx or a YuNet export."
+        ) from error
+    names = {output.name for output in graph.output}
+    return names == {f"{part}_{s}" for part in ("cls", "obj", "bbox", "kps") for s in (8, 16, 32)}
+
+
+def _load_yunet(path: Path, threshold: float) -> Network:
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns about a setting that it makes by itself
+    try:
+        network = cv2.FaceDetectorYN.create(
+            str(path), "", (STRIDE, STRIDE), threshold, NMS_IOU, YUNET_CANDIDATES
+        )
+    finally:
+        log.setLogLevel(level)
+
+    def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        network.setInputSize((canvas.shape[1], canvas.shape[0]))
+        _, found = network.detect(canvas)
+        if found is None:
+            return np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
+        corner, side = found[:, 0:2], found[:, 2:4]
+        boxes_scores = np.concatenate([corner, corner + side, found[:, 14:15]], axis=1)
+        return boxes_scores, found[:, 4:14].reshape(-1, 5, 2)
+
+    return run
+
+
+def _load_insightface(
+    path: Path, threshold: float, device: str
+) -> tuple[Network, tuple[int, int] | None]:
+    """Load a detector by insightface; returns it with its (width, height) where that is fixed."""
+    import onnxruntime
+    from insightface.model_zoo import get_model
+
+    providers = ["CPUExecutionProvider"]
+    on_gpu = device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if on_gpu:
+        providers.insert(0, "CUDAExecutionProvider")
+    quiet = onnxruntime.SessionOptions()
+    # Errors only: det_500m.onnx declares the output shapes of 640 pixels, and each run at another
+    # size would print a warning for every one of them.
+    quiet.log_severity_level = 3
+    try:
+        # One session serves every frame size: insightface otherwise keeps one per size for ever.
+        network = get_model(
+            str(path), providers=providers, sess_options=quiet, static_shape_sessions=False
+        )
+    except Exception as error:  # whatever ONNX Runtime makes of a foreign graph
+        raise ModelError(f"{path} cannot be loaded as a face detector: {error}") from error
+    if getattr(network, "taskname", None) != "detection":
+        found = getattr(network, "taskname", "a model of no known kind")
+        raise ModelError(
+            f"{path} is not a face detector: insightface takes it for {found}. "
+            "Expected a detection model such as det_10g.onnx or det_500m.onnx."
+        )
+    # Without a size insightface would run two passes a frame; each call gives its own.
+    network.prepare(ctx_id=0 if on_gpu else -1, input_size=(640, 640), det_thresh=threshold)
+
+    def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return network.detect(canvas, input_size=(canvas.shape[1], canvas.shape[0]))
+
+    return run, network.static_input_size
