@@ -1,0 +1,144 @@
+"""Faces over time: a face keeps one track id within a shot, and no id crosses a cut.
+
+Association is ours, a few lines around SciPy's Hungarian solver: every detection is compared with
+the last box of each track by centre distance and size, in units of the face. The `trackers` package
+was measured first (`bench/tracks.py`). Its Kalman filters overshoot when a head sways between
+sparsely sampled frames: at every 5th frame of a talking man, SORT's most frequent id covers 27 % of
+his frames, ours all. Its best, OC-SORT at IoU 0.1, switched ids as often as ours but put 31 faces
+under someone else's id where ours put 4, half of them by handing the id of a large face to a small
+one behind it; and all of its trackers leave the first sight of a face without an id.
+
+Cuts are PySceneDetect's `ContentDetector` at its own threshold, with one veto: a cut changes the
+layout of the picture, while a flash or an exposure step changes its brightness only. Alone, the
+detector takes 25 to 100 % of simulated flashes for cuts, by strength; with the veto, none.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scenedetect import FrameTimecode
+from scenedetect.detectors import ContentDetector
+from scipy.optimize import linear_sum_assignment
+
+MAX_DISTANCE = 1.0  # in `box_distance`: one face size aside, or half or twice the size
+TIME_TOLERANCE_S = 1e-6  # timestamps are rationals: 0.5 s must not become 0.5000000001 s
+
+CUT_SIZE = (160, 90)  # width, height; cuts show at any size, and 1080p costs 1.6 ms this way
+LAYOUT_SIZE = (32, 18)  # coarse enough that a moving head leaves most of the layout in place
+MAX_LAYOUT_CORRELATION = 0.5
+BLANK_STD = 2.0  # grey levels of the layout; the darkest real shot measured has 17
+
+
+@dataclass(frozen=True)
+class _Track:
+    id: int
+    box: np.ndarray  # (4,) x1 y1 x2 y2 where the face was last seen
+    time_s: float
+
+
+def box_distance(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
+    """How far apart faces are: centre distance in face sizes, plus the octaves between the sizes.
+
+    boxes_a (M, 4) and boxes_b (N, 4), x1 y1 x2 y2 in pixels → float64 (M, N). A face's size is the
+    square root of its box's area; the distance is divided by the geometric mean of the two sizes.
+    """
+    a, b = np.asarray(boxes_a, np.float64), np.asarray(boxes_b, np.float64)
+    centre_a, centre_b = (a[:, :2] + a[:, 2:]) / 2, (b[:, :2] + b[:, 2:]) / 2
+    # A box clipped at the frame's edge may have no area left.
+    area_a = np.maximum((a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]), 1.0)[:, None]
+    area_b = np.maximum((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]), 1.0)[None, :]
+    apart = np.linalg.norm(centre_a[:, None] - centre_b[None, :], axis=2)
+    return apart / (area_a * area_b) ** 0.25 + np.abs(np.log2(area_a / area_b)) / 2
+
+
+class CutDetector:
+    """Finds shot cuts frame by frame, looking back only; one per video.
+
+    Dissolves are not found: no two neighbouring frames differ enough.
+    """
+
+    def __init__(self) -> None:
+        # No minimum length of a shot: it would hold a cut back until later frames are known.
+        self._content = ContentDetector(min_scene_len=0)
+        self._layout: np.ndarray | None = None
+        self._after_blank = False
+
+    def update(self, image: np.ndarray) -> bool:
+        """Whether `image`, uint8 (H, W, 3) RGB, starts a new shot; never for the first frame.
+
+        A blank frame (black, or burnt out by a flash) starts none: the frame after it is compared
+        with the frame before it.
+        """
+        small = cv2.resize(image, CUT_SIZE, interpolation=cv2.INTER_AREA)
+        layout = cv2.resize(
+            cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), LAYOUT_SIZE, interpolation=cv2.INTER_AREA
+        )
+        if layout.std() < BLANK_STD:
+            self._after_blank = True
+            return False
+        # PySceneDetect only hands the timecode back as the cut's name.
+        changed = bool(
+            self._content.process_frame(
+                FrameTimecode(0, fps=1.0), cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+            )
+        )
+        # Beside a fade to black both frames are dim and hardly differ: there the layout decides.
+        suspect = changed or self._after_blank
+        previous, self._layout, self._after_blank = self._layout, layout, False
+        if previous is None or not suspect:
+            return False
+        correlation = cv2.matchTemplate(previous, layout, cv2.TM_CCOEFF_NORMED)[0, 0]
+        return bool(correlation < MAX_LAYOUT_CORRELATION)
+
+
+class Tracker:
+    """Gives every face of a video a track id; one per video, fed in order of time."""
+
+    def __init__(self, *, max_gap_s: float = 0.5) -> None:
+        self._max_gap_s = max_gap_s
+        self._cuts = CutDetector()
+        self._tracks: list[_Track] = []
+        self._n_ids = 0
+        self._last_time_s: float | None = None
+
+    def update(
+        self, boxes: np.ndarray, scores: np.ndarray, *, time_s: float, image: np.ndarray
+    ) -> np.ndarray:
+        """The track ids of one analysed frame's faces; call it for frames without faces too.
+
+        boxes float32 (N, 4) x1 y1 x2 y2 in pixels, scores float32 (N,), image uint8 (H, W, 3) RGB →
+        int32 (N,), unique within the frame, counted from 0 in order of first appearance (within a
+        frame by descending score). A face unseen for more than `max_gap_s` gets a new id, as does
+        every face after a cut. Frames further apart than `max_gap_s` link to the one just before.
+        """
+        since_last_frame = 0.0 if self._last_time_s is None else time_s - self._last_time_s
+        self._last_time_s = time_s
+        oldest = time_s - max(self._max_gap_s, since_last_frame) - TIME_TOLERANCE_S
+        is_cut = self._cuts.update(image)
+        alive = [] if is_cut else [track for track in self._tracks if track.time_s >= oldest]
+
+        # By score, not as given: the order of detections then changes no face's id, even on ties.
+        order = np.argsort(-scores, kind="stable")
+        ids = np.empty(len(boxes), np.int32)
+        ids[order] = self._link(alive, boxes[order])
+
+        seen = [_Track(int(ids[k]), boxes[k], time_s) for k in order]
+        self._tracks = [track for track in alive if track.id not in ids] + seen
+        return ids
+
+    def _link(self, alive: list[_Track], boxes: np.ndarray) -> np.ndarray:
+        """Ids of the boxes, int32 (N,): those of the tracks within reach, else new ones in turn."""
+        ids = np.full(len(boxes), -1, np.int32)
+        if alive and len(boxes):
+            # Clipped at 0: a pair out of reach counts as no pair, and never displaces a good one.
+            gain = np.maximum(
+                MAX_DISTANCE - box_distance(np.stack([track.box for track in alive]), boxes), 0.0
+            )
+            for row, column in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
+                if gain[row, column] > 0:
+                    ids[column] = alive[row].id
+        is_new = ids < 0
+        ids[is_new] = self._n_ids + np.arange(is_new.sum())
+        self._n_ids += int(is_new.sum())
+        return ids
