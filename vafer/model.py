@@ -1,0 +1,183 @@
+"""Crops → valence and arousal: the encoder and regressor of CAF, and the file that holds them.
+
+Architecture: Kim & Song, "Contrastive Adversarial Learning for Person Independent Facial Emotion
+Recognition", AAAI 2021. The critic exists in training only and is never in a model file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from vafer.crops import CropSpec
+from vafer.errors import ModelError
+
+FORMAT_VERSION = 1
+METADATA_KEY = "vafer"
+Backbone = Literal["alexnet", "resnet18"]
+
+
+class AVNet(nn.Module):
+    """Encoder f_e and regressor f_r: crops x → features h → valence, arousal.
+
+    backbone: `alexnet` (the paper's "AlexNet (tuned)") or `resnet18`. pool: AlexNet's feature map
+    is averaged to pool × pool; 6 fits an input of 224 pixels, 2 one of 112, 1 one of 64. ResNet18
+    is pooled to one vector whatever the input, so pool is 1.
+    """
+
+    def __init__(self, backbone: Backbone, pool: int) -> None:
+        super().__init__()
+        # Imported here: it takes longer than the rest of this module, and loading needs it alone.
+        from torchvision import models
+
+        if backbone == "alexnet":
+            net = models.alexnet(weights=None)
+            self.encoder = nn.Sequential(net.features, nn.AdaptiveAvgPool2d(pool), nn.Flatten())
+            self.n_features = 256 * pool * pool
+        elif backbone == "resnet18":
+            if pool != 1:
+                raise ModelError(f"resnet18 with pool {pool}: its features are pooled to 1 × 1")
+            resnet = models.resnet18(weights=None)
+            resnet.fc = nn.Identity()
+            self.encoder = resnet
+            self.n_features = 512
+        else:
+            raise ModelError(f"backbone is {backbone!r}: expected 'alexnet' or 'resnet18'")
+        self.regressor = nn.Sequential(
+            nn.Dropout(0.5),
+            nn.Linear(self.n_features, 64),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(64, 8),
+            nn.ReLU(),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised crops (N, 3, S, S) → valence and arousal (N, 2), not clipped."""
+        return self.regressor(self.encoder(x))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model file says of itself besides its weights; all of it fits into JSON.
+
+    training: data sets, folds and hashed subject ids, procedure. metrics: held-out scores, by set.
+    """
+
+    name: str
+    backbone: Backbone
+    pool: int
+    crop: CropSpec
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+
+
+class Model:
+    """A network with all that is needed to use it: crop, card and device."""
+
+    def __init__(self, net: AVNet, card: ModelCard, device: torch.device | str = "cpu") -> None:
+        self.net = net.to(device).eval().requires_grad_(False)
+        self.card = card
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def predict(self, crops: torch.Tensor) -> torch.Tensor:
+        """Crops (N, 3, S, S), RGB, 0..255 → valence and arousal, float32 (N, 2) in [-1, 1]."""
+        if not len(crops):
+            return torch.empty((0, 2))
+        return self.net(self.card.crop.normalise(crops.to(self.device))).clamp(-1, 1).float().cpu()
+
+
+def save_model(
+    path: Path, net: AVNet, card: ModelCard, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write network and card as one safetensors file, atomically. dtype: of the stored weights."""
+    from safetensors.torch import save_file
+
+    metadata = {"format_version": FORMAT_VERSION, **asdict(card)}
+    weights = {
+        name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
+        for name, value in net.state_dict().items()
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(
+            {name: value.contiguous() for name, value in weights.items()},
+            temporary,
+            metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read what a model file says of itself, without its weights.
+
+    Raises ModelError when the file is missing, damaged, foreign or newer than this vafer.
+    """
+    return _parse_card(path, _read_metadata(path))
+
+
+def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
+    """Rebuild a model from its file alone; nothing is unpickled.
+
+    Raises ModelError when the file is missing, damaged, foreign or newer than this vafer.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    card = read_card(path)
+    try:
+        net = AVNet(card.backbone, card.pool)
+        weights = load_file(path)
+        net.load_state_dict({n: _at_full_precision(w) for n, w in weights.items()})
+    except (SafetensorError, RuntimeError, TypeError, ModelError) as error:
+        raise ModelError(
+            f"{path} does not hold the weights that its card promises "
+            f"({card.backbone}, pool {card.pool}): {error}"
+        ) from error
+    return Model(net, card, device)
+
+
+def _at_full_precision(weight: torch.Tensor) -> torch.Tensor:
+    return weight.float() if weight.is_floating_point() else weight
+
+
+def _read_metadata(path: Path) -> Mapping[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such model file") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a safetensors file ({error}): "
+            "it is damaged or of another kind. Expected a model file written by vafer."
+        ) from error
+
+
+def _parse_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
+    foreign = f"{path} is a safetensors file that vafer did not write"
+    try:
+        values = json.loads(metadata[METADATA_KEY])
+        version = int(values.pop("format_version"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{foreign}: its metadata lacks the model card.") from error
+    if version > FORMAT_VERSION:
+        raise ModelError(
+            f"{path} has model format {version}, this vafer reads up to {FORMAT_VERSION}: "
+            "install a newer vafer."
+        )
+    try:
+        return ModelCard(**{**values, "crop": CropSpec.from_dict(values["crop"])})
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{foreign}: its model card is incomplete ({error}).") from error
