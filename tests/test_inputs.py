@@ -1,0 +1,90 @@
+"""Which files of a folder are recordings, and what they are called."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vafer.errors import UsageError
+from vafer.inputs import find_sources, size_bytes
+
+
+def make(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * len(name))
+
+
+def videos(*inputs: Path) -> list[str]:
+    return [source.video for source in find_sources(inputs)]
+
+
+def test_folders_are_searched_for_known_endings(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "b.mp4",
+        "a/c.MOV",
+        "a/deep/d.webm",
+        "notes.txt",
+        ".hidden.mp4",
+        ".git/e.mp4",
+        "._b.mp4",
+    )
+    assert videos(tmp_path) == ["a/c.MOV", "a/deep/d.webm", "b.mp4"]
+
+
+def test_a_named_file_is_always_tried_and_called_by_its_name(tmp_path: Path) -> None:
+    make(tmp_path, "a/recording.dat")
+    assert videos(tmp_path / "a" / "recording.dat") == ["recording.dat"]
+
+
+def test_a_folder_of_numbered_pictures_is_a_recording(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "clips/001/00000.png",
+        "clips/001/00001.png",
+        "clips/002/1.jpg",
+        "clips/pics/me.png",
+    )
+    assert videos(tmp_path) == ["clips/001", "clips/002"]
+    assert videos(tmp_path / "clips" / "001") == ["001"]
+    assert size_bytes(find_sources([tmp_path / "clips" / "001"])[0]) == 2 * len(
+        "clips/001/00000.png"
+    )
+
+
+def test_numbered_pictures_beside_videos_are_none(tmp_path: Path) -> None:
+    make(tmp_path, "a.mp4", "1.jpg", "2.jpg")
+    assert videos(tmp_path) == ["a.mp4"]
+
+
+def test_the_same_file_twice_is_one_recording(tmp_path: Path) -> None:
+    make(tmp_path, "a.mp4")
+    assert videos(tmp_path, tmp_path / "a.mp4") == ["a.mp4"]
+
+
+def test_two_recordings_of_one_name_are_refused_naming_both(tmp_path: Path) -> None:
+    make(tmp_path, "one/a.mp4", "two/a.mp4")
+    with pytest.raises(UsageError, match=r"'a\.mp4'.*one/a\.mp4.*two/a\.mp4"):
+        videos(tmp_path / "one", tmp_path / "two")
+
+
+def test_nothing_found_and_missing_inputs_are_errors(tmp_path: Path) -> None:
+    make(tmp_path, "notes.txt")
+    with pytest.raises(UsageError, match="no recording found"):
+        videos(tmp_path)
+    with pytest.raises(UsageError, match="no such file"):
+        videos(tmp_path / "missing")
+
+
+def test_links_are_followed_but_not_for_ever(tmp_path: Path) -> None:
+    make(tmp_path, "store/a.mp4", "in/b.mp4")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    assert videos(tmp_path / "in") == ["b.mp4", "linked/a.mp4"]
+
+
+def test_a_name_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    make(tmp_path, name, "été.mp4")
+    assert videos(tmp_path) == ["caf\\xe9.mp4", "été.mp4"]

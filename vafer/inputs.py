@@ -1,0 +1,87 @@
+"""What the user named → the recordings to annotate, each with the name it has in the tables."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vafer.errors import UsageError
+from vafer.pictures import is_picture_folder
+from vafer.probe import VIDEO_SUFFIXES, display_path
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One recording: a video file, or a folder of numbered pictures.
+
+    video: its name in the tables, unique over the run; the path relative to the input folder, with
+    POSIX separators, or the file's own name where it was given by itself. Bytes of a name that are
+    no UTF-8 appear as \\xNN.
+    """
+
+    path: Path
+    video: str
+
+
+def find_sources(inputs: Iterable[Path]) -> list[Source]:
+    """Find all recordings, ordered by `video`.
+
+    Folders are searched recursively for known video endings and for folders of numbered pictures;
+    hidden files are passed over. A file that is named is always tried. Raises UsageError when an
+    input is missing, when there is no recording, and when two would get the same `video`.
+    """
+    inputs = list(inputs)
+    found: dict[str, Source] = {}
+    for given in inputs:
+        for source in _sources_of(given):
+            other = found.setdefault(source.video, source)
+            if other.path.absolute() != source.path.absolute():
+                raise UsageError(
+                    f"two recordings would be called {source.video!r} in the table: "
+                    f"{display_path(other.path)} and {display_path(source.path)}. "
+                    "Annotate the folder above both, or write to two outputs."
+                )
+    if not found:
+        named = ", ".join(display_path(p) for p in inputs) or "nothing"
+        raise UsageError(
+            f"no recording found in {named}: expected files ending in "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures. "
+            "A file with another ending is tried when it is named itself."
+        )
+    return [found[video] for video in sorted(found)]
+
+
+def size_bytes(source: Source) -> int:
+    """Bytes of the file, or of all files of the folder. Raises OSError."""
+    if source.path.is_dir():
+        return sum(p.stat().st_size for p in source.path.iterdir() if p.is_file())
+    return source.path.stat().st_size
+
+
+def _sources_of(given: Path) -> Iterator[Source]:
+    if not given.exists():
+        raise UsageError(f"{display_path(given)}: no such file or folder")
+    if not given.is_dir():
+        yield Source(given, display_path(Path(given.name)))
+        return
+    seen: set[str] = set()
+    for folder_name, subfolders, files in os.walk(given, followlinks=True):
+        folder = Path(folder_name)
+        # A link to a folder above would otherwise be walked for ever.
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        videos = [
+            folder / name
+            for name in sorted(files)
+            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+        ]
+        for path in videos:
+            yield Source(path, display_path(path.relative_to(given)))
+        if not videos and is_picture_folder(folder):
+            relative = folder.relative_to(given)
+            name = relative if relative.parts else Path(folder.resolve().name)
+            yield Source(folder, display_path(name))
