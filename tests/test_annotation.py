@@ -1,0 +1,275 @@
+"""The main job on real recordings: exact to the frame, repeatable, and a fault costs only itself.
+
+The network here is untrained: its values mean nothing, but they are repeatable.
+"""
+
+import json
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import vafer
+from vafer import annotation
+from vafer.errors import ModelError, UsageError
+from vafer.options import DetectorOptions, Sampling
+from vafer.sample import write_sample
+
+SINGLE_FACE = ["smile_cry_smile.mp4", "expressive_33s.mp4", "single_face.mp4"]
+
+
+@pytest.fixture(scope="session")
+def every_video(
+    shared: Path, untrained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> vafer.Results:
+    """All real recordings, annotated once with the reference detector."""
+    return vafer.annotate(
+        shared / "videos",
+        tmp_path_factory.mktemp("all") / "results.parquet",
+        model=untrained,
+        detector=shared / "models" / "scrfd_500m.onnx",
+    )
+
+
+def ffprobe(path: Path) -> tuple[list[int], Fraction, float]:
+    """Timestamps of all frames that ffprobe decodes, their time base, the container's start."""
+    command = ["ffprobe", "-v", "error", "-select_streams", "v:0", "-of", "json"]
+    shown = ["-show_entries", "frame=pts:stream=time_base:format=start_time"]
+    found = json.loads(subprocess.check_output([*command, *shown, path]))
+    pts = [frame["pts"] for frame in found["frames"]]
+    return pts, Fraction(found["streams"][0]["time_base"]), float(found["format"]["start_time"])
+
+
+def test_every_frame_of_every_real_recording_is_there(
+    every_video: vafer.Results, shared: Path
+) -> None:
+    assert every_video.videos["status"].to_list() == ["done"] * len(every_video.videos)
+    assert every_video.n_failed == 0
+    for path in sorted(p for p in (shared / "videos").iterdir() if p.suffix in (".mp4", ".mov")):
+        pts, time_base, start_s = ffprobe(path)
+        rows = every_video.table.filter(pl.col("video") == path.name)
+        frames = rows.unique("frame_index", maintain_order=True)
+        assert frames["frame_index"].to_list() == list(range(len(pts))), path.name
+        assert frames["pts"].to_list() == pts, path.name
+        expected = [float(p * time_base) - start_s for p in pts]
+        np.testing.assert_allclose(frames["time_s"], expected, rtol=0, atol=1e-6)
+
+
+def test_rows_are_ordered_and_lie_in_their_ranges(every_video: vafer.Results) -> None:
+    table = every_video.table
+    assert table.equals(table.sort("video", "frame_index", "face_index", maintain_order=True))
+    faces = table.filter(pl.col("face_index").is_not_null())
+    assert faces.select(pl.all().exclude("pts").null_count()).row(0) == (0,) * 14
+    assert faces.filter(
+        (pl.col("x1") < 0) | (pl.col("y1") < 0) | (pl.col("x1") >= pl.col("x2"))
+    ).is_empty()
+    assert faces["valence"].abs().max() <= 1
+    assert faces["arousal"].abs().max() <= 1
+    per_frame = faces.group_by("video", "frame_index")
+    assert per_frame.agg(pl.col("track_id").n_unique() == pl.len())["track_id"].all()
+    size = faces.join(every_video.videos, on="video")
+    assert (size["x2"] <= size["width"]).all()
+    assert (size["y2"] <= size["height"]).all()
+
+
+def test_faces_are_where_they_are(every_video: vafer.Results) -> None:
+    by_name = {row["video"]: row for row in every_video.videos.iter_rows(named=True)}
+    assert by_name["no_face.mp4"]["n_faces"] == 0
+    for video in SINGLE_FACE:
+        row = by_name[video]
+        assert row["n_frames_with_face"] >= 0.95 * row["n_frames"], video
+    for video in SINGLE_FACE[:2]:
+        ids = every_video.table.filter(
+            (pl.col("video") == video) & pl.col("track_id").is_not_null()
+        )["track_id"]
+        assert ids.value_counts()["count"].max() >= 0.95 * by_name[video]["n_frames_with_face"]
+
+
+def test_a_crowd_is_counted(shared: Path, untrained: Path) -> None:
+    results = vafer.annotate(
+        shared / "videos" / "crowd_1080p.mp4",
+        model=untrained,
+        detector=shared / "models" / "scrfd_2.5g.onnx",
+        sampling=Sampling(every=3),
+    )
+    per_frame = results.table.group_by("frame_index").agg(pl.col("face_index").count())
+    assert per_frame["face_index"].is_between(5, 7).mean() > 0.5
+
+
+def test_the_trained_model_tells_smiling_from_crying(shared: Path) -> None:
+    results = vafer.annotate(
+        shared / "videos" / "smile_cry_smile.mp4",
+        detector=shared / "models" / "scrfd_500m.onnx",
+        sampling=Sampling(every=2),
+    )
+    at = results.table["time_s"]
+    valence = results.table["valence"]
+    smiles = [valence.filter(at.is_between(0, 5.5)).mean(), valence.filter(at >= 10).mean()]
+    cries = valence.filter(at.is_between(6.5, 8.8)).mean()
+    assert min(smiles) - cries >= 0.15
+
+
+def test_two_runs_give_equal_tables_and_batches_do_not_matter(
+    sample: Path, untrained: Path, yunet: Path
+) -> None:
+    tables = [
+        vafer.annotate(sample, model=untrained, detector=yunet, batch_size=n).table
+        for n in (32, 32, 1)
+    ]
+    assert tables[0].equals(tables[1])
+    values = ["valence", "arousal"]
+    assert tables[0].drop(values).equals(tables[2].drop(values))
+    for name in values:
+        difference = (tables[0][name] - tables[2][name]).abs().max()
+        assert difference <= 1e-4
+
+
+def test_a_damaged_or_foreign_file_costs_only_itself(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    whole = sample.read_bytes()
+    (videos / "b_whole.mp4").write_bytes(whole)
+    (videos / "a_text.mp4").write_text("this is no video")
+    (videos / "c_empty.mp4").touch()
+    write_sample(videos / "d_cut.mkv", seconds=2)
+    cut = (videos / "d_cut.mkv").read_bytes()
+    (videos / "d_cut.mkv").write_bytes(cut[: len(cut) // 2])
+    out = tmp_path / "results.parquet"
+    results = vafer.annotate(videos, out, model=untrained, detector=yunet)
+    assert results.videos["status"].to_list() == ["failed", "done", "failed", "partial"]
+    assert results.n_failed == 2
+    for row in results.videos.iter_rows(named=True):
+        assert (row["error"] is None) == (row["status"] == "done")
+    assert "a_text.mp4" in results.videos["error"][0]
+    assert results.table["video"].unique().sort().to_list() == ["b_whole.mp4", "d_cut.mkv"]
+    assert results.table.filter(pl.col("video") == "b_whole.mp4")["frame_index"].n_unique() == 50
+    n_cut = results.table.filter(pl.col("video") == "d_cut.mkv")["frame_index"].n_unique()
+    assert 5 < n_cut < 50
+
+
+def test_a_second_run_does_only_what_is_not_done(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "results.parquet"
+    videos.mkdir()
+    for name in ("a.mp4", "c.mp4"):
+        (videos / name).symlink_to(sample)
+    options = {"model": untrained, "detector": yunet}
+
+    def interrupt(progress: vafer.annotation.Progress) -> None:
+        if progress.n_done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vafer.annotate(videos, out, on_progress=interrupt, **options)
+    assert not out.exists()
+    assert len(list((tmp_path / "results.parquet.parts").iterdir())) == 1
+
+    done: list[str] = []
+    real = annotation.probe
+    monkeypatch.setattr(annotation, "probe", lambda path: done.append(path.name) or real(path))
+    results = vafer.annotate(videos, out, **options)
+    assert done == ["c.mp4"]
+    assert results.n_skipped == 1
+    (videos / "b.mp4").symlink_to(sample)
+    results = vafer.annotate(videos, out, **options)
+    assert done == ["c.mp4", "b.mp4"]
+    assert results.table.group_by("video").len().sort("video").rows() == [
+        ("a.mp4", 50),
+        ("b.mp4", 50),
+        ("c.mp4", 50),
+    ]
+    with pytest.raises(UsageError, match="every was 1, is 2 now"):
+        vafer.annotate(videos, out, sampling=Sampling(every=2), **options)
+    fresh = vafer.annotate(videos, out, sampling=Sampling(every=2), overwrite=True, **options)
+    assert len(fresh.table) == 75
+
+
+def test_a_folder_gets_one_table_a_recording(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "videos" / "day1").mkdir(parents=True)
+    (tmp_path / "videos" / "day1" / "a.mp4").symlink_to(sample)
+    out = tmp_path / "results"
+    results = vafer.annotate(tmp_path / "videos", out, model=untrained, detector=yunet)
+    files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert files == ["_videos.parquet", "day1/a.mp4.parquet"]
+    assert results.table["video"].unique().to_list() == ["day1/a.mp4"]
+
+
+def test_a_folder_of_pictures_has_indices_and_no_times(
+    shared: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    picture = (shared / "faces" / "six_faces.jpg").read_bytes()
+    for number in (2, 10, 1):
+        (folder / f"{number}.jpg").write_bytes(picture)
+    results = vafer.annotate(folder, model=untrained, detector=yunet)
+    assert results.table["frame_index"].to_list() == [0] * 6 + [1] * 6 + [2] * 6
+    assert results.table["pts"].null_count() == 18
+    assert results.table["time_s"].null_count() == 18
+    assert results.table["track_id"].n_unique() == 6
+    assert results.videos.row(0, named=True)["decoder"] == "pictures"
+
+
+def test_provenance_says_how_a_number_came_to_be(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.parquet"
+    options = DetectorOptions(size=320, threshold=0.6, max_faces=1)
+    vafer.annotate(sample, out, model=untrained, detector=yunet, detection=options)
+    found = json.loads(pq.read_metadata(out).metadata[b"vafer"])
+    assert found["schema_version"] == 1
+    (run,) = found["runs"]
+    assert run["vafer"] == vafer.__version__
+    assert run["model"] == {"name": "untrained", "sha256": annotation.sha256(untrained)}
+    assert run["detector"] == {"name": "yunet_n_dynamic", "sha256": annotation.sha256(yunet)}
+    assert run["options"]["det_size"] == 320
+    assert run["options"]["det_max_faces"] == 1
+    assert run["environment"]["torch"] == torch.__version__.split("+")[0]
+    row = pl.read_parquet(tmp_path / "r.videos.parquet").row(0, named=True)
+    assert row["sha256"] == annotation.sha256(sample)
+    assert row["size_bytes"] == sample.stat().st_size
+    assert (row["width"], row["height"], row["rotation"], row["codec"]) == (640, 360, 0, "h264")
+    assert row["fps"] == 25
+    assert row["n_frames"] == row["n_frames_analysed"] == 50
+
+
+def test_progress_ends_complete(sample: Path, untrained: Path, yunet: Path) -> None:
+    seen: list[annotation.Progress] = []
+    vafer.annotate(sample, model=untrained, detector=yunet, on_progress=seen.append)
+    shares = [p.share for p in seen]
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert seen[-1] == annotation.Progress(1.0, None, 50, seen[-1].n_faces, 1, 1)
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_done(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.parquet"
+    for error, match, change in (
+        (UsageError, "batch-size", {"batch_size": 0}),
+        (UsageError, "--device", {"device": "tpu"}),
+        (UsageError, "--device", {"device": "mps"}),
+        (ModelError, "no such", {"model": "missing.safetensors"}),
+        (ModelError, "no such", {"detector": "missing.onnx"}),
+    ):
+        with pytest.raises(error, match=match):
+            vafer.annotate(sample, out, **{"model": untrained, "detector": yunet, **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cuda_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="CUDA devices"):
+        annotation.choose_device(f"cuda:{torch.cuda.device_count()}")
+    assert annotation.choose_device("cpu") == "cpu"
+    assert annotation.choose_device("auto") in ("cpu", "cuda")

@@ -1,0 +1,150 @@
+"""The command line as a user meets it: help, exit codes, what goes to stdout and what to stderr."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+import vafer
+from vafer import console
+from vafer.annotation import Progress
+from vafer.cli import app
+
+VAFER = [sys.executable, "-m", "vafer.cli"]
+runner = CliRunner()
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = runner.invoke(app, [str(a) for a in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def options(untrained: Path, yunet: Path) -> list[object]:
+    return ["--model", untrained, "--detector", yunet]
+
+
+def test_help_and_version_need_no_heavy_import() -> None:
+    code = (
+        "import sys; from vafer.cli import app\n"
+        "try: app(['annotate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'cv2', 'polars', 'pyarrow', 'av', 'numpy'} & set(sys.modules)))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.endswith("[]\n")
+    assert run("--version") == (0, f"vafer {vafer.__version__}\n", "")
+
+
+def test_a_run_prints_a_summary(sample: Path, options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "r.parquet"
+    code, stdout, stderr = run("annotate", sample, "--out", out, "--every", 10, *options)
+    assert code == 0
+    assert stderr == ""
+    assert "frames" in stdout
+    assert "80.0% with a face" in stdout
+    assert f"table: {out}" in stdout
+    assert len(pl.read_parquet(out)) == 5
+    again = run("annotate", sample, "--out", out, "--every", 10, *options)
+    assert again[0] == 0
+    assert "1 finished by an earlier run" in again[1]
+
+
+def test_quiet_is_quiet(sample: Path, options: list[object], tmp_path: Path) -> None:
+    arguments = ("--out", tmp_path / "r.parquet", "--end", 0.2, "--quiet", *options)
+    assert run("annotate", sample, *arguments) == (0, "", "")
+
+
+def test_some_failed_is_exit_1_and_the_rest_is_written(
+    sample: Path, options: list[object], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken[1].mp4"
+    broken.write_text("no video")
+    out = tmp_path / "r.parquet"
+    code, stdout, _ = run("annotate", sample, broken, "--out", out, "--end", 0.2, *options)
+    assert code == 1
+    assert "failed: broken[1].mp4: " in stdout
+    assert pl.read_parquet(out)["video"].unique().to_list() == ["astronaut.mp4"]
+
+
+def test_bad_usage_is_exit_2_and_does_nothing(
+    sample: Path, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out" / "r.parquet"
+    for arguments in (
+        [tmp_path / "missing.mp4", *options],
+        [sample, *options, "--device", "tpu"],
+        [sample, *options, "--start", 5, "--end", 2],
+        [sample, *options, "--det-size", 5],
+        [sample, "--model", "nonesuch", "--detector", "nonesuch"],
+    ):
+        code, stdout, stderr = run("annotate", *arguments, "--out", out)
+        assert code == 2, stderr
+        assert stderr.startswith("error: ")
+        assert stdout == ""
+    assert run("annotate", sample, "--out", out, "--every", 0)[0] == 2
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    code, _, stderr = run("annotate", sample, "--out", out)
+    assert code == 2
+    assert "--detector" in stderr
+    assert "buffalo_l" in stderr
+    assert not out.parent.exists()
+
+
+def test_an_output_that_cannot_be_written_is_exit_1(
+    sample: Path, options: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, stderr = run("annotate", sample, "--out", tmp_path / "file" / "r.parquet", *options)
+    assert code == 1
+    assert "cannot be written" in stderr
+
+
+def test_ctrl_c_keeps_what_is_finished(sample: Path, options: list[object], tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i in range(40):
+        (videos / f"{i:02}.mp4").symlink_to(sample)
+    out = tmp_path / "r.parquet"
+    command = [*VAFER, "annotate", videos, "--out", out, *options]
+    parts = tmp_path / "r.parquet.parts"
+    with subprocess.Popen(
+        [str(c) for c in command], stderr=subprocess.PIPE, text=True, env={**os.environ}
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(parts.glob("*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert list(parts.glob("*.parquet"))
+    assert not list(parts.glob(".*"))
+    assert not out.exists()
+
+
+def test_progress_shows_videos_speed_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    shown = Console(file=StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(console, "stderr", shown)
+    with console.progress_display(quiet=False) as show:
+        show(Progress(0.25, "a[1].mp4", 100, 100, 1, 4))
+    text = shown.file.getvalue()
+    assert "1/4 videos" in text
+    assert "25%" in text
+    assert "a[1].mp4" in text
+    with console.progress_display(quiet=True) as show:
+        show(Progress(0.25, "a.mp4", 100, 100, 1, 4))
+    assert shown.file.getvalue() == text

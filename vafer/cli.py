@@ -1,0 +1,157 @@
+"""The commands: parse, call a function, show. Heavy imports happen inside: --help is quick."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vafer import __version__, console
+from vafer.errors import OutputError, VaferError
+from vafer.options import BATCH_SIZE, DetectorOptions, Sampling
+
+app = typer.Typer(
+    name="vafer",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Entry point of the `vafer` program."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vafer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def vafer(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Valence and arousal of every face in every frame of your recordings."""
+
+
+@app.command()
+def annotate(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Videos, folders of numbered pictures, or folders to search for both.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="NAME.parquet: one table of all. Anything else: a folder, one table per video.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Embedded model or .safetensors file.", show_default="the embedded one"),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Face detector: an ONNX file, or an insightface pack such as buffalo_l, which is "
+            "downloaded once (non-commercial research only).",
+            show_default="a pack that is on this machine",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    every: Annotated[
+        int, typer.Option(metavar="N", help="Analyse every Nth frame only.", min=1)
+    ] = Sampling.every,
+    fps: Annotated[
+        float | None, typer.Option(metavar="F", help="Analyse F frames a second only.")
+    ] = None,
+    start: Annotated[
+        float | None, typer.Option(metavar="S", help="Begin at S seconds of each video.")
+    ] = None,
+    end: Annotated[
+        float | None, typer.Option(metavar="S", help="Stop before S seconds of each video.")
+    ] = None,
+    det_size: Annotated[
+        int, typer.Option(help="Frames are shrunk to this longer side for detection.")
+    ] = DetectorOptions.size,
+    det_threshold: Annotated[
+        float, typer.Option(help="Least score of a face.")
+    ] = DetectorOptions.threshold,
+    min_face: Annotated[
+        float, typer.Option(metavar="PX", help="Least shorter side of a face, in frame pixels.")
+    ] = DetectorOptions.min_face,
+    max_faces: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Keep the N best-scored faces of a frame.", min=1),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", help="Faces per prediction.", min=1)
+    ] = BATCH_SIZE,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew where there are results already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
+) -> None:
+    """Write the valence and arousal of every face, frame by frame, into a Parquet table.
+
+    The same command again goes on where the last run stopped. Exit code 0: all done; 1: some videos
+    failed, the rest is written; 2: nothing was done; 130: interrupted, what is finished is kept.
+    """
+    with _errors_shown():
+        from vafer.annotation import annotate as run
+
+        sampling = Sampling(every=every, fps=fps, start_s=start, end_s=end)
+        detection = DetectorOptions(
+            size=det_size, threshold=det_threshold, min_face=min_face, max_faces=max_faces
+        )
+        with console.progress_display(quiet=quiet) as on_progress:
+            results = run(
+                inputs,
+                out,
+                model=model,
+                detector=detector,
+                device=device,
+                sampling=sampling,
+                detection=detection,
+                batch_size=batch_size,
+                overwrite=overwrite,
+                on_progress=on_progress,
+                on_notice=console.show_notice,
+            )
+        if not quiet:
+            console.show_results(results)
+        if results.n_failed:
+            raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    try:
+        yield
+    except VaferError as error:
+        console.show_error(str(error))
+        raise typer.Exit(
+            EXIT_SOME_FAILED if isinstance(error, OutputError) else EXIT_USAGE
+        ) from error
+    except KeyboardInterrupt:
+        console.show_error("interrupted; finished videos are kept, the same command goes on")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()
