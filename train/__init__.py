@@ -1,0 +1,1 @@
+"""Training of CAF. It imports vafer; vafer never imports it."""
