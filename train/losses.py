@@ -6,7 +6,7 @@ constant, PCC and CCC are 0 and their gradient is finite.
 
 import torch
 
-TINY = 1e-8
+TINY = 1e-12  # below it, a product of float32 variances is rounding
 
 
 def rmse(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -17,13 +17,13 @@ def rmse(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 def pcc(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Per dimension: (N, 2), (N, 2) → (2,)."""
     _, covariance, variance_p, variance_l = _moments(predicted, label)
-    return covariance / (variance_p * variance_l + TINY).sqrt()
+    return _ratio(covariance, variance_p * variance_l, root=True)
 
 
 def ccc(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Per dimension: (N, 2), (N, 2) → (2,)."""
     shift, covariance, variance_p, variance_l = _moments(predicted, label)
-    return 2 * covariance / (variance_p + variance_l + shift.square() + TINY)
+    return _ratio(2 * covariance, variance_p + variance_l + shift.square(), root=False)
 
 
 def av_loss(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -31,6 +31,13 @@ def av_loss(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     loss_pcc = 1 - pcc(predicted, label).mean()
     loss_ccc = 1 - ccc(predicted, label).mean()
     return rmse(predicted, label).sum() + 0.5 * (loss_pcc + loss_ccc)
+
+
+def _ratio(numerator: torch.Tensor, below: torch.Tensor, *, root: bool) -> torch.Tensor:
+    """numerator / below, or / its square root; 0 with gradient 0 where `below` vanishes."""
+    defined = below > TINY
+    safe = torch.where(defined, below, 1.0)
+    return torch.where(defined, numerator / (safe.sqrt() if root else safe), 0.0)
 
 
 def _moments(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def run(
         on_notice(f"{faces.name}: {len(faces)} faces, {faces.n_detected} aligned by landmarks")
 
     net = make_net(config)
-    held_out: dict[str, dict[str, object]] = {}
+    held_out: dict[str, dict[str, Any]] = {}
     with (out / "log.jsonl").open("w") as log:
         for step in training_steps(net, [sets["fer_train"], sets["lfw_train"]], config):
             if step.number % LOG_EVERY == 0:
@@ -84,7 +85,7 @@ def _log(write: Callable[[str], object], step: Step) -> None:
     write(json.dumps(entry) + "\n")
 
 
-def _score(net: AVNet, faces: FaceSet, config: TrainConfig) -> dict[str, object]:
+def _score(net: AVNet, faces: FaceSet, config: TrainConfig) -> dict[str, Any]:
     predicted = predict(net, faces, config)
     means = {
         str(name): [round(float(v), 3) for v in predicted[faces.expressions == name].mean(axis=0)]
@@ -93,11 +94,14 @@ def _score(net: AVNet, faces: FaceSet, config: TrainConfig) -> dict[str, object]
     return {**scores(faces.labels, predicted), "n": len(faces), "mean_by_expression": means}
 
 
-def _one_line(held_out: dict[str, dict[str, object]]) -> str:
-    parts = []
-    for name, result in held_out.items():
-        for dimension in ("valence", "arousal"):
-            found = result[dimension]
-            assert isinstance(found, dict)
-            parts.append(f"{name} {dimension} PCC {found['pcc']:.3f} CCC {found['ccc']:.3f}")
-    return ", ".join(parts)
+def _one_line(held_out: dict[str, dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{name} {dimension} PCC {_short(result[dimension]['pcc'])} "
+        f"CCC {_short(result[dimension]['ccc'])}"
+        for name, result in held_out.items()
+        for dimension in ("valence", "arousal")
+    )
+
+
+def _short(score: float | None) -> str:
+    return "undefined" if score is None else f"{score:.3f}"

@@ -2,8 +2,8 @@
 
 The unit is one recording. Each finished one is a Parquet file of its own, a part, whose metadata
 holds its row of the table of videos and the run that made it; so a second run knows what is done
-and whether it still fits. With `--out results/` the parts are the output. With
-`--out results.parquet` they wait in `results.parquet.parts/` until all are there, and are then joined in order.
+and whether it still fits. With `--out results/` the parts are the output. With a single file as
+output they wait in `results.parquet.parts/` until all are there, and are then joined in order.
 """
 
 import hashlib

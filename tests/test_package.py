@@ -1,0 +1,98 @@
+"""What holds for the project as a whole: the import arrow, the version, the documented commands."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import vafer
+from vafer import cli, store
+from vafer.model import load_model
+from vafer.table import SCHEMA, VIDEOS_SCHEMA
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted((ROOT / "vafer").rglob("*.py"))
+LEAVES = {"errors", "metrics"}
+WITH_RICH_OR_TYPER = {"cli", "console"}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_arrows_point_one_way(path: Path) -> None:
+    packages = {name.split(".")[0] for name in imports(path)}
+    assert "train" not in packages
+    if path.stem in LEAVES:
+        assert "vafer" not in packages
+    if path.stem not in WITH_RICH_OR_TYPER:
+        assert not {"rich", "typer"} & packages
+
+
+def test_importing_vafer_is_light() -> None:
+    code = "import vafer, sys; print({'torch', 'polars', 'av', 'cv2'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in vafer.__all__:
+        assert getattr(vafer, name).__module__.startswith("vafer")
+    with pytest.raises(AttributeError, match="nonesuch"):
+        vafer.nonesuch  # noqa: B018
+
+
+def test_one_version() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == vafer.__version__
+    assert f"version: {vafer.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {vafer.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_option_and_column_is_documented() -> None:
+    group = get_command(cli.app)
+    for name, command in group.commands.items():
+        text = (ROOT / "docs" / f"{name}.md").read_text()
+        for parameter in command.params:
+            option = max(parameter.opts, key=len)
+            assert f"`{option}" in text or not option.startswith("--"), option
+        documented = set(re.findall(r"`(--[a-z-]+)", text))
+        assert documented <= {o for p in command.params for o in p.opts} | {"--help"}
+    table = (ROOT / "docs" / "table.md").read_text()
+    for column in (*SCHEMA.names, *VIDEOS_SCHEMA.names):
+        assert f"`{column}`" in table, column
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *store.WEIGHTS.glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_embedded_model_loads_and_has_its_card() -> None:
+    assert store.DEFAULT_MODEL in store.embedded_models()
+    for name in store.embedded_models():
+        path = store.find_model(name)
+        model = load_model(path)
+        assert model.card.name == name
+        assert model.card.licence == "Apache-2.0"
+        assert path.stat().st_size <= 8e6
+        card = path.with_suffix(".md").read_text()
+        for dimension in ("valence", "arousal"):
+            for faces, scores in model.card.metrics.items():
+                assert f"{scores[dimension]['ccc']:.3f}" in card, (faces, dimension)

@@ -1,0 +1,60 @@
+"""Augmentation keeps shapes and ranges, repeats with its seed, and does what each part says."""
+
+import torch
+
+from train import augment as module
+from train.augment import augment, centre
+
+
+def gradient(n: int = 64, size: int = 80) -> torch.Tensor:
+    """Crops that are dark on the left and bright on the right."""
+    return torch.linspace(0, 255, size).expand(n, 1, size, size)
+
+
+def test_shapes_ranges_and_seed() -> None:
+    first = augment(gradient(), 64, torch.Generator().manual_seed(1))
+    again = augment(gradient(), 64, torch.Generator().manual_seed(1))
+    other = augment(gradient(), 64, torch.Generator().manual_seed(2))
+    assert first.shape == (64, 1, 64, 64)
+    assert first.min() >= 0
+    assert first.max() <= 255
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_about_half_are_mirrored() -> None:
+    crops = augment(gradient(400), 64, torch.Generator().manual_seed(0))
+    rises = crops[..., 48:].mean(dim=(1, 2, 3)) > crops[..., :16].mean(dim=(1, 2, 3))
+    assert 0.4 < rises.float().mean() < 0.6
+
+
+def test_moving_stays_near_the_middle() -> None:
+    """A dot in the middle of the wide crop stays within the shift that is allowed."""
+    crops = torch.zeros(100, 1, 80, 80)
+    crops[:, :, 39:41, 39:41] = 255
+    moved = module._move(crops, 64, torch.Generator().manual_seed(0))
+    weight = moved / moved.sum(dim=(2, 3), keepdim=True)
+    steps = torch.arange(64.0)
+    x = (weight.sum(dim=2) * steps).sum(dim=-1)
+    assert (x - 31.5).abs().max() < 64 * module.SHIFT * 2 * 1.25
+    assert x.std() > 1
+
+
+def test_the_centre_is_what_annotation_would_cut() -> None:
+    wide = torch.arange(80.0).expand(1, 1, 80, 80)
+    assert centre(wide, 64)[0, 0, 0].tolist() == list(range(8, 72))
+
+
+def test_coarsening_takes_detail_from_half() -> None:
+    noise = torch.rand(64, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    coarse = module._coarsen(noise, torch.Generator().manual_seed(3))
+    changed = (coarse != noise).flatten(1).any(dim=1)
+    assert changed.sum() == 32
+    assert coarse[changed].std() < noise.std()
+
+
+def test_covering_hides_a_quarter_at_most_partly() -> None:
+    crops = torch.full((400, 1, 64, 64), 300.0)  # brighter than any cover
+    hidden = (module._cover(crops, torch.Generator().manual_seed(0)) < 300).float().mean((1, 2, 3))
+    assert 0.15 < (hidden > 0).float().mean() < 0.3
+    assert hidden.max() <= 0.27
