@@ -23,10 +23,10 @@ import torch
 from insightface.model_zoo import get_model
 from insightface.utils.face_align import norm_crop
 
-from vafer import annotation
+from vafer import pipeline
 from vafer.faces import Detector
 from vafer.model import Model, load_model
-from vafer.options import ALL_FRAMES, BATCH_SIZE
+from vafer.options import BATCH_SIZE
 from vafer.probe import probe
 from vafer.store import find_model
 from vafer.table import TableWriter, to_batch
@@ -58,12 +58,12 @@ class Stopwatch:
 
 def run_vafer(video: Path, detector: Detector, model: Model) -> tuple[int, float, Stopwatch]:
     watch = Stopwatch()
-    annotator = annotation.Annotator(detector, model, sampling=ALL_FRAMES, batch_size=BATCH_SIZE)
+    walk = pipeline.Pipeline(detector, model, batch_size=BATCH_SIZE)
     stages = [
         (detector, "detect", "detect"),
         (Tracker, "update", "track"),
-        (annotation, "cut", "crop"),
-        (annotation, "warp", "crop"),
+        (pipeline, "cut", "crop"),
+        (pipeline, "warp", "crop"),
         (model, "predict", "predict"),
     ]
     originals = [getattr(owner, name) for owner, name, _ in stages]
@@ -76,7 +76,7 @@ def run_vafer(video: Path, detector: Detector, model: Model) -> tuple[int, float
             frames = watch.iterate("decode", iter(reader))
             n_frames = 0
             with TableWriter(Path(folder) / "r.parquet", {"schema_version": 1}) as writer:
-                for batch in annotator.frames(frames):  # type: ignore[arg-type]  # iterated only
+                for batch in walk.results(frames):
                     watch.wrap("write", lambda b=batch: writer.write(to_batch(video.name, b)))()
                     n_frames += len(batch)
     finally:

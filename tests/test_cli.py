@@ -1,10 +1,8 @@
 """The command line as a user meets it: help, exit codes, what goes to stdout and what to stderr."""
 
-import os
-import signal
+import errno
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +14,6 @@ from vafer import console
 from vafer.annotation import Progress
 from vafer.cli import app
 
-VAFER = [sys.executable, "-m", "vafer.cli"]
 runner = CliRunner()
 
 
@@ -100,35 +97,67 @@ def test_bad_usage_is_exit_2_and_does_nothing(
     assert not out.parent.exists()
 
 
-def test_an_output_that_cannot_be_written_is_exit_1(
+def test_an_output_that_cannot_be_written_is_exit_2_before_any_work(
     sample: Path, options: list[object], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     code, _, stderr = run("annotate", sample, "--out", tmp_path / "file" / "r.parquet", *options)
-    assert code == 1
+    assert code == 2
     assert "cannot be written" in stderr
+
+
+def test_a_disk_that_fills_up_is_exit_1_and_keeps_what_is_finished(
+    sample: Path, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (videos / name).symlink_to(sample)
+    real = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if list(target.parent.glob("*.parquet")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, target)
+
+    out = tmp_path / "r.parquet"
+    arguments = ("annotate", videos, "--out", out, "--end", 0.2, *options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        code, _, stderr = run(*arguments)
+    assert code == 1
+    assert "No space left" in stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+    code, stdout, _ = run(*arguments)
+    assert code == 0
+    assert "1 finished by an earlier run" in stdout
+
+
+# Sends itself what Ctrl-C sends, as soon as the first recording is finished.
+INTERRUPTED = """
+import os, signal, sys
+from vafer import cli, output
+real = output.Output.done
+def done(self, row):
+    real(self, row)
+    os.kill(os.getpid(), signal.SIGINT)
+output.Output.done = done
+cli.main()
+"""
 
 
 def test_ctrl_c_keeps_what_is_finished(sample: Path, options: list[object], tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
-    for i in range(40):
-        (videos / f"{i:02}.mp4").symlink_to(sample)
+    for name in ("a.mp4", "b.mp4"):
+        (videos / name).symlink_to(sample)
     out = tmp_path / "r.parquet"
-    command = [*VAFER, "annotate", videos, "--out", out, *options]
-    parts = tmp_path / "r.parquet.parts"
-    with subprocess.Popen(
-        [str(c) for c in command], stderr=subprocess.PIPE, text=True, env={**os.environ}
-    ) as process:
-        deadline = time.monotonic() + 60
-        while not list(parts.glob("*.parquet")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
+    command = [sys.executable, "-c", INTERRUPTED, "annotate", videos, "--out", out, *options]
+    process = subprocess.run([str(c) for c in command], capture_output=True, text=True)
     assert process.returncode == 130
-    assert "interrupted" in stderr
-    assert list(parts.glob("*.parquet"))
-    assert not list(parts.glob(".*"))
+    assert "interrupted" in process.stderr
+    assert len(list((tmp_path / "r.parquet.parts").glob("*.parquet"))) == 1
+    assert not list(tmp_path.rglob("*.tmp"))
     assert not out.exists()
 
 

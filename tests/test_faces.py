@@ -23,8 +23,11 @@ def six_faces(shared: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_six_faces_are_found(shared: Path, six_faces: np.ndarray, name: str) -> None:
-    faces = Detector(shared / "models" / name).detect(six_faces)
+    detector = Detector(shared / "models" / name)
+    faces = detector.detect(six_faces)
     assert len(faces) == 6
+    assert detector.has_landmarks
+    assert detector.device == "cpu"
     assert (np.diff(faces.scores) <= 0).all()
     left_eye, right_eye, nose, left_mouth, right_mouth = np.moveaxis(faces.landmarks, 1, 0)
     assert (left_eye[:, 0] < right_eye[:, 0]).all()
@@ -148,7 +151,14 @@ def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size": 16}, {"threshold": 0}, {"threshold": 1.5}, {"min_face": -1}, {"max_faces": 0}],
+    [
+        {"size": 16},
+        {"threshold": 0},
+        {"threshold": 1.5},
+        {"min_face": -1},
+        {"min_face": float("nan")},
+        {"max_faces": 0},
+    ],
 )
 def test_impossible_options_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="expected"):

@@ -1,15 +1,20 @@
 """What is kept of finished recordings, when it still fits, and how parts become one table."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.test_table import frame
-from vafer.errors import OutputError, UsageError
+from vafer import output as output_module
+from vafer.errors import UsageError
+from vafer.inputs import Source, size_bytes, source_sha256
 from vafer.output import Output, remove_output
-from vafer.table import VIDEOS_SCHEMA, to_batch
+from vafer.table import VIDEOS_SCHEMA, read_provenance, to_batch
 
 
 def run(run_id: str = "1", **changes: Any) -> dict[str, Any]:
@@ -23,13 +28,23 @@ def run(run_id: str = "1", **changes: Any) -> dict[str, Any]:
     }
 
 
-def add(output: Output, video: str, n_frames: int, *, size: int = 10) -> None:
+def add(output: Output, video: str, n_frames: int, source: Source | None = None) -> None:
     row: dict[str, Any] = dict.fromkeys(VIDEOS_SCHEMA.names)
-    row |= {"video": video, "status": "done", "n_frames": n_frames, "size_bytes": size}
+    row |= {"video": video, "status": "done", "n_frames_analysed": n_frames}
+    if source is not None:
+        row |= {"size_bytes": size_bytes(source), "sha256": source_sha256(source)}
     with output.write_part(video) as writer:
         writer.write(to_batch(video, [frame(i, i % 2) for i in range(n_frames)]))
         writer.provenance["video"] = row
-    output.rows[video] = row
+    output.done(row)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    path = tmp_path / "recording.mp4"
+    path.write_bytes(b"0123456789")
+    os.utime(path, (1, 1))
+    return Source(path, "a.mp4")
 
 
 def failed(video: str) -> dict[str, Any]:
@@ -74,26 +89,42 @@ def test_parts_become_one_table_in_order(place: Path) -> None:
     )
 
 
-def test_an_interrupted_run_goes_on(place: Path) -> None:
+def test_an_interrupted_run_goes_on(place: Path, source: Source) -> None:
     first = Output(place, run("1"))
-    add(first, "a.mp4", 2)
+    add(first, "a.mp4", 2, source)
     second = Output(place, run("2"))
-    assert second.is_finished("a.mp4", 10)
-    assert not second.is_finished("a.mp4", 11)  # the recording has changed
-    assert not second.is_finished("b.mp4", 10)
+    assert second.is_finished(source)
+    assert not second.is_finished(Source(source.path, "b.mp4"))
     add(second, "b.mp4", 1)
     second.finish()
     assert rows_of(place) == [("a.mp4", 0), ("a.mp4", 1), ("b.mp4", 0)]
 
 
-def test_recordings_are_added_to_a_finished_table(place: Path) -> None:
+def test_a_recording_is_done_again_when_it_has_changed(place: Path, source: Source) -> None:
+    first = Output(place, run())
+    add(first, "a.mp4", 1, source)
+    first.finish()
+    later = time.time() + 100
+    os.utime(source.path, (later, later))
+    assert Output(place, run()).is_finished(source)  # touched, and the same
+    source.path.write_bytes(b"9876543210")
+    os.utime(source.path, (later, later))
+    assert not Output(place, run()).is_finished(source)  # of the same size
+    source.path.write_bytes(b"01234567890")
+    os.utime(source.path, (1, 1))
+    assert not Output(place, run()).is_finished(source)  # not newer
+    source.path.unlink()
+    assert Output(place, run()).is_finished(source)  # out of reach
+
+
+def test_recordings_are_added_to_a_finished_table(place: Path, source: Source) -> None:
     first = Output(place, run("1"))
-    add(first, "b.mp4", 2)
+    add(first, "b.mp4", 2, source)
     first.fail(failed("d.mp4"))
     first.finish()
     second = Output(place, run("2"))
-    assert second.is_finished("b.mp4", 10)
-    assert not second.is_finished("d.mp4", 10)  # failed: tried again
+    assert second.is_finished(Source(source.path, "b.mp4"))
+    assert not second.is_finished(Source(source.path, "d.mp4"))  # failed: tried again
     add(second, "a.mp4", 1)
     add(second, "c.mp4", 1)
     add(second, "d.mp4", 1)
@@ -108,13 +139,89 @@ def test_a_changed_recording_replaces_its_rows(place: Path) -> None:
     add(first, "b.mp4", 3)
     first.finish()
     second = Output(place, run("2"))
-    add(second, "b.mp4", 1, size=11)
+    add(second, "b.mp4", 1)
     second.finish()
     assert rows_of(place) == [("a.mp4", 0), ("b.mp4", 0)]
     third = Output(place, run("3"))
     third.fail(failed("b.mp4"))
     third.finish()
     assert rows_of(place) == [("a.mp4", 0)]
+
+
+def test_nothing_to_do_writes_nothing(place: Path) -> None:
+    first = Output(place, run("1"))
+    add(first, "a.mp4", 1)
+    first.finish()
+    before = {p: p.stat().st_mtime_ns for p in place.parent.rglob("*.parquet")}
+    second = Output(place, run("2"))
+    if place.suffix:
+        second.finish()
+    assert {p: p.stat().st_mtime_ns for p in place.parent.rglob("*.parquet")} == before
+
+
+def test_a_run_that_dies_while_it_finishes_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "r.parquet"
+    first = Output(place, run("1"))
+    add(first, "a.mp4", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "_join", lambda self, videos: None)
+        patch.setattr(output_module, "_remove_parts", lambda folder: None)
+        first.finish()
+    assert not place.exists()
+    second = Output(place, run("2"))
+    add(second, "b.mp4", 1)
+    second.finish()
+    assert [v for v, _ in rows_of(place)] == ["a.mp4", "b.mp4"]
+
+
+def test_a_damaged_part_is_done_again(place: Path, source: Source) -> None:
+    first = Output(place, run("1"))
+    add(first, "a.mp4", 1, source)
+    part = first.part("a.mp4")
+    part.write_bytes(part.read_bytes()[:100])
+    assert not Output(place, run("2")).is_finished(source)
+
+
+def test_foreign_files_are_neither_read_nor_harmed(place: Path) -> None:
+    """Another table of vafer, and one that is none, lie in the folder of parts."""
+    output = Output(place, run())
+    add(output, "a.mp4", 1)
+    other = output.parts_folder / "nested" / "other.parquet"
+    add_to = Output(other, run(every=9))
+    add(add_to, "z.mp4", 1)
+    add_to.finish()
+    foreign = output.parts_folder / "foreign.parquet"
+    pq.write_table(pa.table({"x": [1]}), foreign)
+    again = Output(place, run())
+    assert set(again.rows) == {"a.mp4"}
+    if again.is_folder:
+        again.finish()
+        remove_output(place)
+        assert other.is_file()
+        assert foreign.is_file()
+
+
+def test_a_table_of_videos_that_is_not_ours_is_left_alone(place: Path) -> None:
+    output = Output(place, run())
+    output.videos_path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"video": ["mine"]}), output.videos_path)
+    before = output.videos_path.read_bytes()
+    for refused in (lambda: Output(place, run()), lambda: remove_output(place)):
+        with pytest.raises(UsageError, match="is not a table of videos"):
+            refused()
+    assert output.videos_path.read_bytes() == before
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    output = Output(tmp_path / "results", run())
+    long = "day1/" + "あ" * 82 + ".mp4"  # 250 bytes: a legal name that cannot be made longer
+    add(output, long, 1)
+    assert output.part(long).name.startswith("ああ")
+    assert output.part(long) != output.part(long.replace("mp4", "mkv"))
+    with pytest.raises(UsageError, match="_videos"):
+        output.part("_videos")
 
 
 def test_other_options_are_refused_naming_the_difference(place: Path) -> None:
@@ -138,7 +245,7 @@ def test_another_device_or_file_name_is_no_difference(place: Path) -> None:
         "environment": {"device": "cuda"},
         "model": {"name": "renamed", "sha256": "aa"},
     }
-    assert Output(place, changed).is_finished("a.mp4", 10)
+    assert set(Output(place, changed).rows) == {"a.mp4"}
 
 
 def test_all_runs_stand_in_the_metadata(tmp_path: Path) -> None:
@@ -147,8 +254,6 @@ def test_all_runs_stand_in_the_metadata(tmp_path: Path) -> None:
         output = Output(place, run(run_id))
         add(output, video, 1)
         output.finish()
-    from vafer.table import read_provenance
-
     assert [r["id"] for r in read_provenance(place)["runs"]] == ["1", "2"]
 
 
@@ -165,14 +270,13 @@ def test_overwriting_removes_what_vafer_wrote_and_nothing_else(place: Path) -> N
     Output(place, run(every=5))
 
 
-def test_overwriting_a_foreign_parquet_file_is_refused(place: Path) -> None:
-    import pyarrow as pa
-
-    foreign = place if place.suffix else place / "other.parquet"
-    foreign.parent.mkdir(exist_ok=True)
+def test_overwriting_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
+    foreign = tmp_path / "r.parquet"
     pq.write_table(pa.table({"x": [1]}), foreign)
-    with pytest.raises(OutputError, match="not a results table"):
-        remove_output(place)
+    with pytest.raises(UsageError, match="not a results table"):
+        remove_output(foreign)
+    with pytest.raises(UsageError, match="not a results table"):
+        Output(foreign, run())
     assert foreign.is_file()
 
 
@@ -189,3 +293,7 @@ def test_places_that_cannot_be_outputs(tmp_path: Path) -> None:
     output.videos_path.unlink()
     with pytest.raises(UsageError, match="without"):
         Output(tmp_path / "r.parquet", run())
+    (tmp_path / "file").touch()
+    for inside in ("file/r.parquet", "file/results"):
+        with pytest.raises(UsageError, match="cannot be written"):
+            Output(tmp_path / inside, run())

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 TURN = math.radians(15)
 ZOOM = 0.14
 STRETCH = 0.06
-SHIFT = 0.06  # of the crop's side
+SHIFT = 0.06  # of the widened crop's side
 COARSEST = 4.0  # a face may have this many times fewer pixels than the crop
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import polars as pl
 
-from vafer.crops import FACE_TEMPLATE, GREY_WEIGHTS, CropSpec, cut, warp
+from vafer.crops import FACE_TEMPLATE, GREY_WEIGHTS, CropSpec, Patch, cut, warp
 from vafer.errors import UsageError
 from vafer.faces import Detector
 
@@ -101,7 +101,8 @@ def _cached_crops(
     cache: Path,
     on_progress: Callable[[int, int], None],
 ) -> FaceSet:
-    key = json.dumps([spec.to_dict(), detector.sha256, len(rows), DETECTION_SIDE, SURROUNDINGS])
+    pictures = hashlib.sha256(b"".join(rows["jpeg"])).hexdigest()
+    key = json.dumps([spec.to_dict(), detector.sha256, pictures, DETECTION_SIDE, SURROUNDINGS])
     path = cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     if path.is_file():
         with np.load(path) as stored:
@@ -125,11 +126,11 @@ def _make_crops(
     crops = np.empty((len(jpegs), spec.size, spec.size, 1 if spec.grey else 3), np.uint8)
     n_detected = 0
     for start in range(0, len(jpegs), CROPS_AT_ONCE):
-        patches = []
+        patches: list[Patch] = []
         for jpeg in jpegs[start : start + CROPS_AT_ONCE]:
-            picture = np.asarray(
-                cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8
-            )
+            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if picture is None:
+                raise UsageError(f"picture {start + len(patches)} of a face set is no JPEG")
             landmarks = find_landmarks(picture, detector)
             n_detected += landmarks is not None
             if landmarks is None:

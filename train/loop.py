@@ -11,6 +11,7 @@ from train.augment import augment, centre
 from train.config import TrainConfig
 from train.data import FaceSet
 from train.steps import Batch, regression_step
+from vafer.errors import UsageError
 from vafer.model import AVNet
 
 
@@ -50,6 +51,10 @@ def training_steps(net: AVNet, sets: list[FaceSet], config: TrainConfig) -> Iter
         net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     steps_per_epoch = len(crops) // config.batch_size
+    if not steps_per_epoch:
+        raise UsageError(
+            f"{len(crops)} faces to train on: expected at least a batch of {config.batch_size}"
+        )
     total = steps_per_epoch * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda done: _warm_cosine(done, total, config.warmup)

@@ -11,9 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vafer.annotation import Results, annotate, read_table
+    from vafer.annotation import Results, annotate
     from vafer.errors import VaferError
     from vafer.options import DetectorOptions, Sampling
+    from vafer.table import read_table
 
 __version__ = "0.1.0"
 __all__ = ["DetectorOptions", "Results", "Sampling", "VaferError", "annotate", "read_table"]
@@ -24,7 +25,7 @@ _HOMES = {
     "Sampling": "vafer.options",
     "VaferError": "vafer.errors",
     "annotate": "vafer.annotation",
-    "read_table": "vafer.annotation",
+    "read_table": "vafer.table",
 }
 
 

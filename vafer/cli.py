@@ -110,7 +110,8 @@ def annotate(
     """Write the valence and arousal of every face, frame by frame, into a Parquet table.
 
     The same command again goes on where the last run stopped. Exit code 0: all done; 1: some videos
-    failed, the rest is written; 2: nothing was done; 130: interrupted, what is finished is kept.
+    failed or are damaged, the rest is written; 2: nothing was done; 130: interrupted, what is
+    finished is kept.
     """
     with _errors_shown():
         from vafer.annotation import annotate as run
@@ -135,7 +136,7 @@ def annotate(
             )
         if not quiet:
             console.show_results(results)
-        if results.n_failed:
+        if results.n_incomplete:
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -149,7 +150,9 @@ def _errors_shown() -> Iterator[None]:
             EXIT_SOME_FAILED if isinstance(error, OutputError) else EXIT_USAGE
         ) from error
     except KeyboardInterrupt:
-        console.show_error("interrupted; finished videos are kept, the same command goes on")
+        console.show_error(
+            "interrupted; finished videos are kept: the same command, without --overwrite, goes on"
+        )
         sys.exit(EXIT_INTERRUPTED)
 
 

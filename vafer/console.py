@@ -33,9 +33,11 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
         console=stderr,
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=1.0, done=0, videos=0, rate=0.0, video="")
+        task = bar.add_task("", total=1.0, done=0, videos=0, rate=0.0, video="", start=False)
 
         def show(progress: "Progress") -> None:
+            if not bar.tasks[task].started:  # only now: loading the models is no work on videos
+                bar.start_task(task)
             elapsed = bar.tasks[task].elapsed or 0
             bar.update(
                 task,

@@ -43,7 +43,9 @@ class Faces:
 class Detector:
     """A face detector read from an ONNX file.
 
-    Raises ModelError when the file is no face detector of a known family.
+    device: where it is to run; the attribute says where it does: ONNX Runtime may have no CUDA, and
+    YuNet runs on the CPU. has_landmarks: whether its faces have the five landmarks. Raises
+    ModelError when the file is no face detector of a known family.
     """
 
     def __init__(
@@ -52,15 +54,14 @@ class Detector:
         self.path = path
         self.options = options or DetectorOptions()
         self.sha256 = sha256(path)
-        self._fixed_input: tuple[int, int] | None = None
         if _is_yunet(path):
-            self.family = "yunet"
-            self._network = _load_yunet(path, self.options.threshold)
+            loaded = _load_yunet(path, self.options.threshold)
         else:
-            self.family = "scrfd"
-            self._network, self._fixed_input = _load_insightface(
-                path, self.options.threshold, device
-            )
+            loaded = _load_insightface(path, self.options.threshold, device)
+        self._network = loaded.network
+        self._fixed_input = loaded.fixed_input
+        self.has_landmarks = loaded.has_landmarks
+        self.device = loaded.device
 
     def detect(self, image: np.ndarray) -> Faces:
         """Find the faces of one frame: image uint8 (H, W, 3) RGB → Faces in its pixels."""
@@ -107,14 +108,21 @@ def _fit(
     return canvas, np.array([inner_width / width, inner_height / height])
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    network: Network
+    has_landmarks: bool
+    device: str
+    fixed_input: tuple[int, int] | None = None  # width, height
+
+
 def _is_yunet(path: Path) -> bool:
     """Tell YuNet's export by its twelve outputs: class, objectness, box, landmarks × 3 strides."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         graph = onnx.load_model(str(path), load_external_data=False).graph
-    except (DecodeError, OSError, ValueError) as error:
+    except Exception as error:  # protobuf's own, among others
         raise ModelError(
             f"{path} cannot be read as an ONNX file: {error}. "
             "Expected a face detector such as insightface's det_10g.onnx or a YuNet export."
@@ -123,7 +131,7 @@ def _is_yunet(path: Path) -> bool:
     return names == {f"{part}_{s}" for part in ("cls", "obj", "bbox", "kps") for s in (8, 16, 32)}
 
 
-def _load_yunet(path: Path, threshold: float) -> Network:
+def _load_yunet(path: Path, threshold: float) -> _Loaded:
     log = cv2.utils.logging
     level = log.getLogLevel()
     log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns about a setting that it makes by itself
@@ -143,20 +151,18 @@ def _load_yunet(path: Path, threshold: float) -> Network:
         boxes_scores = np.concatenate([corner, corner + side, found[:, 14:15]], axis=1)
         return boxes_scores, found[:, 4:14].reshape(-1, 5, 2)
 
-    return run
+    return _Loaded(run, has_landmarks=True, device="cpu")
 
 
-def _load_insightface(
-    path: Path, threshold: float, device: str
-) -> tuple[Network, tuple[int, int] | None]:
-    """Load a detector by insightface; returns it with its (width, height) where that is fixed."""
+def _load_insightface(path: Path, threshold: float, device: str) -> _Loaded:
     import onnxruntime
     from insightface.model_zoo import get_model
 
-    providers = ["CPUExecutionProvider"]
+    providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
     on_gpu = device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    number = int(device.partition(":")[2] or 0)
     if on_gpu:
-        providers.insert(0, "CUDAExecutionProvider")
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": number}))
     quiet = onnxruntime.SessionOptions()
     # Errors only: det_500m.onnx declares the output shapes of 640 pixels, and each run at another
     # size would print a warning for every one of them.
@@ -175,9 +181,14 @@ def _load_insightface(
             "Expected a detection model such as det_10g.onnx or det_500m.onnx."
         )
     # Without a size insightface would run two passes a frame; each call gives its own.
-    network.prepare(ctx_id=0 if on_gpu else -1, input_size=(640, 640), det_thresh=threshold)
+    network.prepare(ctx_id=number if on_gpu else -1, input_size=(640, 640), det_thresh=threshold)
 
     def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return network.detect(canvas, input_size=(canvas.shape[1], canvas.shape[0]))
 
-    return run, network.static_input_size
+    return _Loaded(
+        run,
+        has_landmarks=network.use_kps,
+        device=device if on_gpu else "cpu",
+        fixed_input=network.static_input_size,
+    )

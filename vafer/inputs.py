@@ -1,5 +1,6 @@
 """What the user named → the recordings to annotate, each with the name it has in the tables."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from vafer.errors import UsageError
 from vafer.pictures import is_picture_folder
 from vafer.probe import VIDEO_SUFFIXES, display_path
+from vafer.store import sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def find_sources(inputs: Iterable[Path]) -> list[Source]:
     for given in inputs:
         for source in _sources_of(given):
             other = found.setdefault(source.video, source)
-            if other.path.absolute() != source.path.absolute():
+            if os.path.realpath(other.path) != os.path.realpath(source.path):
                 raise UsageError(
                     f"two recordings would be called {source.video!r} in the table: "
                     f"{display_path(other.path)} and {display_path(source.path)}. "
@@ -53,19 +55,39 @@ def find_sources(inputs: Iterable[Path]) -> list[Source]:
 
 def size_bytes(source: Source) -> int:
     """Bytes of the file, or of all files of the folder. Raises OSError."""
-    if source.path.is_dir():
-        return sum(p.stat().st_size for p in source.path.iterdir() if p.is_file())
-    return source.path.stat().st_size
+    return sum(path.stat().st_size for path in _files(source))
+
+
+def modified_s(source: Source) -> float:
+    """When the file, or the last of a folder's, was modified, as POSIX time. Raises OSError."""
+    return max((path.stat().st_mtime for path in _files(source)), default=0.0)
+
+
+def source_sha256(source: Source) -> str:
+    """Hash of the file; of a folder that of its listing, names and hashes. Raises OSError."""
+    if not source.path.is_dir():
+        return sha256(source.path)
+    listing = "".join(f"{sha256(p)} {display_path(Path(p.name))}\n" for p in _files(source))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _files(source: Source) -> list[Path]:
+    if not source.path.is_dir():
+        return [source.path]
+    return sorted(path for path in source.path.iterdir() if path.is_file())
 
 
 def _sources_of(given: Path) -> Iterator[Source]:
-    if not given.exists():
-        raise UsageError(f"{display_path(given)}: no such file or folder")
+    try:
+        given.stat()
+    except OSError as error:
+        found = (error.strerror or str(error)).lower()
+        raise UsageError(f"{display_path(given)}: {found}: check the path") from error
     if not given.is_dir():
         yield Source(given, display_path(Path(given.name)))
         return
     seen: set[str] = set()
-    for folder_name, subfolders, files in os.walk(given, followlinks=True):
+    for folder_name, subfolders, files in os.walk(given, onerror=_refuse, followlinks=True):
         folder = Path(folder_name)
         # A link to a folder above would otherwise be walked for ever.
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
@@ -85,3 +107,10 @@ def _sources_of(given: Path) -> Iterator[Source]:
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
             yield Source(folder, display_path(name))
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(
+        f"{display_path(Path(error.filename))} cannot be searched: {error.strerror}. "
+        "Make it readable, or name the folders to search"
+    ) from error

@@ -98,7 +98,7 @@ def save_model(
     path: Path, net: AVNet, card: ModelCard, *, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write network and card as one safetensors file, atomically. dtype: of the stored weights."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     metadata = {"format_version": FORMAT_VERSION, **asdict(card)}
     weights = {
@@ -107,10 +107,11 @@ def save_model(
     }
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(
-            {name: value.contiguous() for name, value in weights.items()},
-            temporary,
-            metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
+        temporary.write_bytes(
+            save(
+                {name: value.contiguous() for name, value in weights.items()},
+                metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
+            )
         )
         temporary.replace(path)
     finally:

@@ -27,13 +27,13 @@ class DetectorOptions:
 
     def __post_init__(self) -> None:
         if self.size < STRIDE:
-            raise UsageError(f"--det-size is {self.size}: expected {STRIDE} pixels or more")
+            raise UsageError(f"detection size {self.size}: expected {STRIDE} pixels or more")
         if not 0 < self.threshold < 1:
-            raise UsageError(f"--det-threshold is {self.threshold}: expected more than 0, below 1")
-        if self.min_face < 0:
-            raise UsageError(f"--min-face is {self.min_face}: expected 0 pixels or more")
+            raise UsageError(f"detection threshold {self.threshold}: expected more than 0, below 1")
+        if not 0 <= self.min_face < math.inf:
+            raise UsageError(f"smallest face {self.min_face}: expected 0 pixels or more")
         if self.max_faces is not None and self.max_faces < 1:
-            raise UsageError(f"--max-faces is {self.max_faces}: expected 1 or more")
+            raise UsageError(f"at most {self.max_faces} faces: expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Sampling:
         if self.fps is not None and self.every != 1:
             raise UsageError("both every N frames and N frames a second: give one of them")
         for name, value in (("start", self.start_s), ("end", self.end_s)):
-            if value is not None and not math.isfinite(value):
-                raise UsageError(f"{name} at {value} s: expected a number of seconds")
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{name} at {value} s: expected 0 seconds or more")
         if self.end_s is not None and (self.start_s or 0.0) >= self.end_s:
             raise UsageError(f"start {self.start_s or 0.0} s is not before end {self.end_s} s")
 

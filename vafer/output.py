@@ -6,80 +6,112 @@ and whether it still fits. With `--out results/` the parts are the output. With 
 output they wait in `results.parquet.parts/` until all are there, and are then joined in order.
 """
 
+import contextlib
 import hashlib
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from vafer.errors import OutputError, UsageError
+from vafer.errors import OutputError, UsageError, VideoError
+from vafer.inputs import Source, modified_s, size_bytes, source_sha256
+from vafer.probe import display_path
 from vafer.table import (
     SCHEMA_VERSION,
     TableWriter,
+    output_errors,
     read_batches,
     read_provenance,
     read_videos,
     write_videos,
 )
 
-# What may differ between two runs of one table: it changes no value beyond rounding.
+# What may differ between two runs of one table and is only recorded.
 _INCIDENTAL = {"id", "vafer", "environment", "name"}
 
+_LONGEST_NAME = 240  # bytes of a file name; file systems allow 255, and `.parquet` is added
 
-@dataclass
+
 class Output:
     """One output, a file or a folder, and what earlier runs have done in it.
 
-    rows maps each `video` met so far to its row of the table of videos. Raises UsageError when what
-    lies there was made with other options, OutputError when it is no output of vafer.
+    `rows` maps each `video` met so far to its row of the table of videos. Raises UsageError when
+    what lies there was made with other options or not by vafer, or when nothing can be written.
     """
 
-    path: Path
-    run: dict[str, Any]
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.is_folder = self.path.suffix.lower() != ".parquet"
-        if self.is_folder and self.path.is_file():
-            raise UsageError(
-                f"{self.path} is a file and no .parquet: expected --out NAME.parquet, or a folder"
-            )
-        if not self.is_folder and self.path.is_dir():
-            raise UsageError(f"{self.path} is a folder: expected --out to name a .parquet file")
+    def __init__(self, path: Path, run: dict[str, Any]) -> None:
+        self.path = path
+        self.run = run
+        self.rows: dict[str, dict[str, Any]] = {}
         self._runs: dict[str, dict[str, Any]] = {}
-        if self.path.is_file():
-            if not self.videos_path.is_file():
-                raise UsageError(
-                    f"{self.path} is there without {self.videos_path.name}, so what is done in it "
-                    "cannot be told: give another --out, or --overwrite"
-                )
-            self._accept(self.path)
-        if self.videos_path.is_file() and (self.is_folder or self.path.is_file()):
-            self.rows = {row["video"]: row for row in read_videos(self.videos_path)}
-        for part in self._parts():
-            row = self._accept(part)["video"]
-            self.rows[row["video"]] = row
+        self._written_s: dict[str, float] = {}
+        self._has_changed = False
+        self.is_folder = path.suffix.lower() != ".parquet"
+        shown = display_path(path)
+        if self.is_folder and path.is_file():
+            raise UsageError(
+                f"{shown} is a file and no .parquet: expected --out NAME.parquet, or a folder"
+            )
+        if not self.is_folder and path.is_dir():
+            raise UsageError(f"{shown} is a folder: expected --out to name a .parquet file")
+        try:
+            self._read_what_is_there()
+        except OutputError as error:
+            raise UsageError(f"{error}. Give another --out") from error
+        try:
+            self.parts_folder.mkdir(parents=True, exist_ok=True)
+            probe = self.parts_folder / f".{run['id']}.tmp"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(f"{shown} cannot be written: {error.strerror}") from error
 
     @property
     def videos_path(self) -> Path:
         """The table of videos that belongs to this output."""
-        if self.is_folder:
-            return self.path / "_videos.parquet"
-        return self.path.with_name(f"{self.path.stem}.videos.parquet")
+        return _videos_path(self.path)
 
     @property
     def parts_folder(self) -> Path:
-        return self.path if self.is_folder else self.path.with_name(f"{self.path.name}.parts")
+        return self.path if self.is_folder else _parts_folder(self.path)
 
     def part(self, video: str) -> Path:
         """Where the rows of one recording lie once it is finished."""
-        if self.is_folder:
-            return self.parts_folder / f"{video}.parquet"
-        return self.parts_folder / f"{hashlib.sha256(video.encode()).hexdigest()[:24]}.parquet"
+        if not self.is_folder:
+            return self.parts_folder / f"{_digest(video)}.parquet"
+        folder, _, name = video.rpartition("/")
+        encoded = name.encode()
+        if len(encoded) > _LONGEST_NAME:
+            kept = encoded[: _LONGEST_NAME - 30].decode(errors="ignore")
+            name = f"{kept}-{_digest(video)}"
+        path = self.parts_folder / folder / f"{name}.parquet"
+        if path == self.videos_path:
+            raise UsageError(
+                f"a recording called {video!r} would take the place of {self.videos_path.name}: "
+                "rename it, or write to one .parquet file"
+            )
+        return path
+
+    def is_finished(self, source: Source) -> bool:
+        """Whether this recording need not be done again.
+
+        It must have the size that it had; one that was modified since is told by its hash. What
+        cannot be reached at the moment stays as finished as it was.
+        """
+        row = self.rows.get(source.video)
+        if row is None or row["status"] == "failed":
+            return False
+        if self.is_folder and not self.part(source.video).is_file():
+            return False
+        try:
+            if size_bytes(source) != row["size_bytes"]:
+                return False
+            is_newer = modified_s(source) > self._written_s[source.video]
+            return not is_newer or source_sha256(source) == row["sha256"]
+        except (OSError, VideoError):
+            return True
 
     def write_part(self, video: str) -> TableWriter:
         """A writer of one recording's rows; its provenance must get their row as `video`."""
@@ -87,32 +119,80 @@ class Output:
             self.part(video), {"schema_version": SCHEMA_VERSION, "runs": [self.run], "video": None}
         )
 
-    def is_finished(self, video: str, size_bytes: int) -> bool:
-        """Whether this recording, of this size, need not be done again."""
-        row = self.rows.get(video)
-        if row is None or row["status"] == "failed" or row["size_bytes"] != size_bytes:
-            return False
-        return self.part(video).is_file() or not self.is_folder
+    def done(self, row: dict[str, Any]) -> None:
+        """Note a recording whose part is written."""
+        self.rows[row["video"]] = row
+        self._runs[self.run["id"]] = self.run
+        self._has_changed = True
 
     def fail(self, row: dict[str, Any]) -> None:
         """Note a recording that could not be read; rows of an earlier state of it go."""
-        self.part(row["video"]).unlink(missing_ok=True)
+        with output_errors(self.path):
+            self.part(row["video"]).unlink(missing_ok=True)
         self.rows[row["video"]] = row
+        self._has_changed = True
 
     def finish(self) -> None:
-        """Join the parts and write the table of videos. Raises OutputError."""
-        if not self.is_folder:
-            self._join(sorted(v for v, row in self.rows.items() if row["status"] != "failed"))
-        write_videos(self.videos_path, list(self.rows.values()))
-        if not self.is_folder:
-            shutil.rmtree(self.parts_folder, ignore_errors=True)
+        """Write the table of videos and join the parts. Raises OutputError.
+
+        In this order: a run that is cut off in between finds its parts again and joins them. Where
+        nothing has changed, nothing is written.
+        """
+        with output_errors(self.path):
+            if self._has_changed:
+                write_videos(self.videos_path, list(self.rows.values()))
+                if not self.is_folder:
+                    self._join(sorted(v for v, r in self.rows.items() if r["status"] != "failed"))
+            if not self.is_folder:
+                _remove_parts(self.parts_folder)
+
+    def _read_what_is_there(self) -> None:
+        if self.path.is_file():
+            self._accept(self.path, read_provenance(self.path))
+        if self.videos_path.is_file():
+            for row in read_videos(self.videos_path):
+                if self.is_folder or self.path.is_file():
+                    self.rows[row["video"]] = row
+                    self._written_s[row["video"]] = self.videos_path.stat().st_mtime
+        elif self.path.is_file() and not any(self._parts()):
+            raise OutputError(
+                f"{display_path(self.path)} is there without {self.videos_path.name}, so what is "
+                "done in it cannot be told"
+            )
+        for part, provenance in self._parts():
+            self._accept(part, provenance)
+            row = provenance["video"]
+            self.rows[row["video"]] = row
+            self._written_s[row["video"]] = part.stat().st_mtime
+            self._has_changed = True
+
+    def _parts(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Finished parts. What is damaged is done again, what is not ours is left alone."""
+        if not self.parts_folder.is_dir():
+            return
+        for path in sorted(self.parts_folder.rglob("*.parquet")):
+            try:
+                provenance = read_provenance(path)
+            except OutputError:
+                continue
+            row = provenance.get("video")
+            if row and self.part(row["video"]) == path:
+                yield path, provenance
+
+    def _accept(self, path: Path, provenance: dict[str, Any]) -> None:
+        for run in provenance["runs"]:
+            if differences := _differences(run, self.run):
+                raise UsageError(
+                    f"{display_path(path)} was made with other options: {differences}. "
+                    "Give the same options, another --out, or --overwrite to start anew."
+                )
+            self._runs[run["id"]] = run
 
     def _join(self, videos: list[str]) -> None:
         old = _by_video(self.path) if self.path.is_file() else iter(())
         waiting = next(old, None)
-        runs = {**self._runs, self.run["id"]: self.run}
-        provenance = {"schema_version": SCHEMA_VERSION, "runs": [runs[i] for i in sorted(runs)]}
-        with TableWriter(self.path, provenance) as writer:
+        runs = [self._runs[run_id] for run_id in sorted(self._runs)]
+        with TableWriter(self.path, {"schema_version": SCHEMA_VERSION, "runs": runs}) as writer:
             for video in videos:
                 while waiting is not None and waiting[0] < video:
                     waiting = next(old, None)
@@ -120,51 +200,62 @@ class Output:
                     batches = read_batches(part)
                 elif waiting is not None and waiting[0] == video:
                     batches = waiting[1]
+                elif self.rows[video]["n_frames_analysed"] == 0:
+                    continue  # no frame was asked for, so there is no row
                 else:
-                    raise OutputError(f"{part} has vanished: run the same command again")
+                    raise OutputError(f"{display_path(part)} has vanished: run the command again")
                 for batch in batches:
                     writer.write(batch)
 
-    def _parts(self) -> Iterator[Path]:
-        if self.parts_folder.is_dir():
-            for path in sorted(self.parts_folder.rglob("*.parquet")):
-                if path != self.videos_path and not path.name.startswith("."):
-                    yield path
-
-    def _accept(self, path: Path) -> dict[str, Any]:
-        """The provenance of a finished table. Raises UsageError when other options made it."""
-        provenance = read_provenance(path)
-        for run in provenance["runs"]:
-            if run["id"] not in self._runs:
-                if differences := _differences(run, self.run):
-                    raise UsageError(
-                        f"{path} was made with other options: {differences}. "
-                        "Give the same options, another --out, or --overwrite to start anew."
-                    )
-                self._runs[run["id"]] = run
-        return provenance
-
 
 def remove_output(path: Path) -> None:
-    """Delete what an earlier run left at an output: its tables and parts, and nothing else.
+    """Delete what earlier runs left at an output, and nothing else.
 
-    Raises OutputError when a Parquet file there was not written by vafer.
+    Raises UsageError when a file that would be deleted or replaced was not written by vafer.
     """
+    videos_path = _videos_path(path)
+    try:
+        if videos_path.is_file():
+            read_videos(videos_path)
+        if path.is_file():
+            read_provenance(path)
+    except OutputError as error:
+        raise UsageError(f"{error}: --overwrite leaves it alone. Give another --out") from error
     if path.suffix.lower() == ".parquet":
-        parts = path.with_name(f"{path.name}.parts")
-        tables = [path, *parts.rglob("*.parquet")]
-        companions = [path.with_name(f"{path.stem}.videos.parquet")]
-    else:
-        parts = None
-        companions = [path / "_videos.parquet"]
-        tables = [p for p in path.rglob("*.parquet") if p not in companions]
-    existing = [p for p in tables if p.is_file()]
-    for table in existing:
-        read_provenance(table)
-    for table in [*existing, *companions]:
-        table.unlink(missing_ok=True)
-    if parts is not None:
-        shutil.rmtree(parts, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        _remove_parts(_parts_folder(path))
+    elif path.is_dir():
+        for part in path.rglob("*.parquet"):
+            with contextlib.suppress(OutputError):
+                if read_provenance(part).get("video"):
+                    part.unlink()
+    videos_path.unlink(missing_ok=True)
+
+
+def _videos_path(path: Path) -> Path:
+    if path.suffix.lower() == ".parquet":
+        return path.with_name(f"{path.stem}.videos.parquet")
+    return path / "_videos.parquet"
+
+
+def _parts_folder(path: Path) -> Path:
+    return path.with_name(f"{path.name}.parts")
+
+
+def _remove_parts(folder: Path) -> None:
+    for pattern in ("*.parquet", ".*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # somebody else's file lies in it, or it is not there
+        folder.rmdir()
+
+
+def _digest(video: str) -> str:
+    return hashlib.sha256(video.encode()).hexdigest()[:24]
 
 
 def _by_video(path: Path) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:

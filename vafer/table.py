@@ -5,20 +5,24 @@ its place and renamed when it is complete, so that a reader never meets half of 
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
 from vafer.errors import OutputError
 from vafer.faces import Faces
+from vafer.probe import display_path
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"vafer"
@@ -138,35 +142,37 @@ class TableWriter:
     Rows are gathered into large row groups whatever the size of the batches. The file appears under
     its name when the context ends without an error, and leaves nothing behind otherwise.
     `provenance` is stored under the metadata key `vafer`; it may be set until the context ends.
+    Raises OutputError when the file cannot be written.
     """
 
     def __init__(self, path: Path, provenance: dict[str, Any]) -> None:
         self.path = path
         self.provenance = provenance
-        self._temporary = path.with_name(f".{path.name}.tmp")
-        self._waiting: list[pa.RecordBatch] = []
-        self._n_waiting = 0
+        self._temporary = _temporary(path)
+        self._start_group()
 
     def __enter__(self) -> "TableWriter":
-        with _output_errors(self.path):
+        with output_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(
-                self._temporary,
-                SCHEMA,
-                compression="zstd",
-                use_dictionary=_DICTIONARY_COLUMNS,
-                use_byte_stream_split=_SPLIT_COLUMNS,
-                write_page_index=True,
-                store_schema=True,
-            )
+            # Opened here: pyarrow would take a name with a colon for an address.
+            self._file = self._temporary.open("wb")
+        self._writer = pq.ParquetWriter(
+            self._file,
+            SCHEMA,
+            compression="zstd",
+            use_dictionary=_DICTIONARY_COLUMNS,
+            use_byte_stream_split=_SPLIT_COLUMNS,
+            write_page_index=True,
+        )
         return self
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows. Raises OutputError when they cannot be written."""
-        self._waiting.append(batch)
+        self._group.write_batch(batch)
         self._n_waiting += len(batch)
         if self._n_waiting >= ROWS_PER_GROUP:
-            self._flush()
+            with output_errors(self.path):
+                self._flush()
 
     def __exit__(
         self,
@@ -175,28 +181,32 @@ class TableWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
-                with _output_errors(self.path):
+            with output_errors(self.path) if kind is None else contextlib.suppress(OSError):
+                if kind is None:
                     self._flush()
                     self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(self.provenance)})
-                    self._writer.close()
+                self._writer.close()
+                self._file.close()
+                if kind is None:
                     self._temporary.replace(self.path)
-            else:
-                self._discard()
         finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._temporary.unlink(missing_ok=True)
+
+    def _start_group(self) -> None:
+        # One buffer of Arrow's own. Thousands of small batches kept alive between the large arrays
+        # of prediction fragment the heap: 3 MB of it were lost with each batch of 32 faces.
+        self._buffer = pa.BufferOutputStream()
+        self._group = pa.ipc.new_stream(self._buffer, SCHEMA)
+        self._n_waiting = 0
 
     def _flush(self) -> None:
         if self._n_waiting:
-            rows = pa.Table.from_batches(self._waiting, SCHEMA).combine_chunks()
-            self._waiting, self._n_waiting = [], 0
-            with _output_errors(self.path):
-                self._writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
-
-    def _discard(self) -> None:
-        # The error that brought us here matters more than that of a full disk at closing.
-        with contextlib.suppress(OSError):
-            self._writer.close()
+            self._group.close()
+            rows = pa.ipc.open_stream(self._buffer.getvalue()).read_all().combine_chunks()
+            self._start_group()
+            self._writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
 
 
 def videos_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -206,21 +216,48 @@ def videos_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 def write_videos(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the table of videos atomically. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _output_errors(path):
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
         try:
-            pq.write_table(videos_table(rows), temporary, compression="zstd")
+            with temporary.open("wb") as file:
+                pq.write_table(videos_table(rows), file, compression="zstd")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def read_videos(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of videos. Raises OutputError when the file cannot be read as one."""
+    """Rows of a table of videos. Raises OutputError when it is none, or cannot be read."""
     try:
-        return pq.read_table(path, schema=VIDEOS_SCHEMA).to_pylist()
+        with path.open("rb") as file:
+            table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{path} cannot be read as a table of videos: {error}") from error
+        raise OutputError(f"{display_path(path)} cannot be read as a table: {error}") from error
+    if not table.schema.equals(VIDEOS_SCHEMA):
+        raise OutputError(f"{display_path(path)} is not a table of videos that vafer wrote")
+    return table.to_pylist()
+
+
+def read_table(path: str | Path) -> pl.DataFrame:
+    """Read a results table, a file or a folder of files, ordered by video, frame and face.
+
+    Raises OutputError when there is none, or when a file is none of vafer's.
+    """
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*.parquet") if p.name != "_videos.parquet")
+    if not path.exists():
+        raise OutputError(f"{display_path(path)}: no such file or folder")
+    tables = []
+    for file in files:
+        read_provenance(file)
+        with file.open("rb") as opened:
+            tables.append(pl.DataFrame(pq.read_table(opened, schema=SCHEMA)))
+    if not tables:
+        return pl.DataFrame(SCHEMA.empty_table())
+    return pl.concat(tables).sort("video", "frame_index", "face_index", maintain_order=True)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -229,14 +266,17 @@ def read_provenance(path: Path) -> dict[str, Any]:
     Raises OutputError when it was not written by vafer, or by a newer one.
     """
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        with path.open("rb") as file:
+            metadata = pq.read_metadata(file).metadata or {}
         provenance = json.loads(metadata[METADATA_KEY])
         version = provenance["schema_version"]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise OutputError(f"{path} is not a results table of vafer ({error!r})") from error
+        raise OutputError(
+            f"{display_path(path)} is not a results table of vafer ({error!r})"
+        ) from error
     if version > SCHEMA_VERSION:
         raise OutputError(
-            f"{path} has table version {version}, this vafer knows {SCHEMA_VERSION}: "
+            f"{display_path(path)} has table version {version}, this vafer knows {SCHEMA_VERSION}: "
             "install a newer vafer"
         )
     return provenance
@@ -244,35 +284,31 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Rows of a results table in order, with bounded memory; each batch holds one video."""
-    with pq.ParquetFile(path) as file:
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
         for batch in file.iter_batches(batch_size=1 << 16):
             videos = batch.column("video")
             start = 0
             while start < len(batch):
-                name = videos[start].as_py()
-                same = np.asarray(pa.compute.equal(videos[start:], name))
+                same = np.asarray(pa.compute.equal(videos[start:], videos[start]))
                 length = len(same) if same.all() else int(same.argmin())
                 yield batch.slice(start, length)
                 start += length
 
 
-class _output_errors:  # noqa: N801 - a context, named like contextlib's
-    """Turns the file system's errors into OutputError, naming the output."""
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn the file system's errors into OutputError, naming the output."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{display_path(path)} cannot be written: {error.strerror or error}. What was finished "
+            "is kept; the same command, without --overwrite, goes on."
+        ) from error
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{self.path} cannot be written: {error.strerror or error}. "
-                "What was finished is kept; run the same command again to go on."
-            ) from error
+def _temporary(path: Path) -> Path:
+    """Where a file is written before it is renamed: beside it, by a name that is never too long."""
+    return path.with_name(
+        f".{hashlib.sha256(path.name.encode(errors='surrogateescape')).hexdigest()[:24]}.tmp"
+    )

@@ -40,8 +40,9 @@ class VideoReader:
     """Iterates once over the wanted frames of a recording; the counters are final afterwards.
 
     `frame.index` is the place of its pts among those that the demuxer promises, so a frame that
-    cannot be decoded leaves a gap and shifts nothing. Raises VideoError where no frame at all can
-    be decoded, and where the sampling needs times that the recording does not have.
+    cannot be decoded leaves a gap and shifts nothing. `n_frames` counts what was decoded from
+    `start_s` on. Raises VideoError where no frame at all can be decoded, and where the sampling
+    needs times that the recording does not have.
     """
 
     def __init__(self, info: VideoInfo, *, sampling: Sampling = ALL_FRAMES) -> None:
@@ -51,6 +52,7 @@ class VideoReader:
         self.decoder = info.decoder
         self._wants = sampling.chooser()
         self._next = 0  # the next index to serve
+        self._first = 0 if sampling.start_s is None else _index_at(info, sampling.start_s)
         self._n_failed = 0
         self._n_missing = 0
         self._is_used = False
@@ -81,6 +83,11 @@ class VideoReader:
         if self._is_used:
             raise RuntimeError("a VideoReader can be iterated once")
         self._is_used = True
+        if self.info.pts is not None and not len(self.info.pts):
+            raise VideoError(
+                f"{display_path(self.info.path)}: every packet is to be discarded, as by an edit"
+                " list beyond the end; expected a frame to show; check how it was cut"
+            )
         if self.info.decoder == "pictures":
             yield from self._from_pictures()
             return
@@ -125,7 +132,7 @@ class VideoReader:
                 return
             index, time = self._next, info.time(pts)
             self._next += 1
-            self.n_frames += 1
+            self.n_frames += index >= self._first
             if self._wants(index, time):
                 yield Frame(index=index, pts=pts, time_s=float(time), image=picture.asnumpy())
 
@@ -138,8 +145,7 @@ class VideoReader:
         """
         info, pts = self.info, self.info.pts
         n_until = _index_at(info, self.sampling.end_s)
-        start_s = self.sampling.start_s
-        goal = max(self._next, 0 if start_s is None else _index_at(info, start_s))
+        goal = max(self._next, self._first)
         if pts is not None and goal >= n_until:
             return
         attempts = [(0, 1)]
@@ -165,7 +171,7 @@ class VideoReader:
                 if index < self._next:
                     continue
                 self._next = index + 1
-                self.n_frames += 1
+                self.n_frames += index >= self._first
                 if self._wants(index, time):
                     time_s = None if time is None else float(time)
                     image = _picture(frame, info.rotation)

@@ -90,6 +90,11 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
         list(training_steps(make_net(config()), [faces], config()))
 
 
+def test_fewer_faces_than_a_batch_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected at least a batch of 16"):
+        list(training_steps(make_net(config()), [bright_or_dark(8)], config()))
+
+
 def test_landmarks_are_in_pixels_of_the_small_picture(shared: Path, yunet: Path) -> None:
     """Found in a face shrunk to 48 pixels, they lie where they lie in the large one."""
     picture = cv2.imread(str(shared / "faces" / "six_faces.jpg"), cv2.IMREAD_COLOR_RGB)
