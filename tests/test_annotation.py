@@ -104,6 +104,7 @@ def test_a_crowd_is_counted(shared: Path, untrained: Path) -> None:
 
 
 def test_the_trained_model_tells_smiling_from_crying(shared: Path) -> None:
+    """A woman cries until 5.5 s, looks distressed from 6.5 to 8.8 s, and smiles from 10 s on."""
     results = vafer.annotate(
         shared / "videos" / "smile_cry_smile.mp4",
         detector=shared / "models" / "scrfd_500m.onnx",
@@ -111,9 +112,8 @@ def test_the_trained_model_tells_smiling_from_crying(shared: Path) -> None:
     )
     at = results.table["time_s"]
     valence = results.table["valence"]
-    smiles = [valence.filter(at.is_between(0, 5.5)).mean(), valence.filter(at >= 10).mean()]
-    cries = valence.filter(at.is_between(6.5, 8.8)).mean()
-    assert min(smiles) - cries >= 0.15
+    cries = [valence.filter(at.is_between(*span)).mean() for span in ((0, 5.5), (6.5, 8.8))]
+    assert valence.filter(at >= 10).mean() - max(cries) >= 0.4
 
 
 def test_two_runs_give_equal_tables_and_batches_do_not_matter(

@@ -9,8 +9,8 @@ import pytest
 
 from tests import clips
 from vafer import probe as probe_module
-from vafer.errors import VideoError
-from vafer.probe import VideoInfo, display_path, probe
+from vafer.errors import VideoError, display_path
+from vafer.probe import VideoInfo, probe
 
 INTACT = sorted(clips.RECIPES)
 NO_PTS_IN_FFPROBE_5 = {"b.avi", "mpeg2.mpg", "raw.h264"}

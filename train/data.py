@@ -61,6 +61,8 @@ def load_faces(
     spec: CropSpec,
     cache: Path,
     on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    *,
+    held_out_only: bool = False,
 ) -> dict[str, FaceSet]:
     """Crops of FER2013 and LFW: `fer_train`, `fer_test`, `lfw_train` and `lfw_test`.
 
@@ -70,7 +72,7 @@ def load_faces(
     fer = _read(folder / "fer2013.parquet")
     lfw = _read(folder / "lfw_expressions.parquet")
     held_out = np.array([_is_held_out(identity) for identity in lfw["identity"]])
-    parts = {
+    every = {
         "fer_train": fer.filter(pl.col("split") == "train"),
         "fer_test": fer.filter(pl.col("split") == "test"),
         "lfw_train": lfw.filter(~held_out),
@@ -78,7 +80,8 @@ def load_faces(
     }
     return {
         name: _cached_crops(name, rows, detector, spec, cache, partial(on_progress, name))
-        for name, rows in parts.items()
+        for name, rows in every.items()
+        if name.endswith("_test") or not held_out_only
     }
 
 

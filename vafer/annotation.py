@@ -16,14 +16,14 @@ import polars as pl
 import torch
 
 from vafer import __version__
-from vafer.errors import UsageError, VideoError
+from vafer.errors import UsageError, VideoError, display_path
 from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
 from vafer.model import load_model
 from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling
 from vafer.output import Output, remove_output
 from vafer.pipeline import Pipeline
-from vafer.probe import display_path, probe
+from vafer.probe import probe
 from vafer.store import find_detector, find_model, sha256
 from vafer.table import VIDEOS_SCHEMA, read_table, to_batch, videos_table
 from vafer.video import VideoReader

@@ -7,6 +7,9 @@ VaferError
 └── OutputError     the output cannot be written; what was finished is kept
 """
 
+import os
+from pathlib import Path
+
 
 class VaferError(Exception):
     """Base of all errors meant for a user: the message says what was found and what to do."""
@@ -26,3 +29,8 @@ class ModelError(VaferError):
 
 class OutputError(VaferError):
     """The output cannot be written."""
+
+
+def display_path(path: Path) -> str:
+    """`path` as text that every stream can print: bytes that are no UTF-8 become `\\xff`."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vafer.errors import UsageError
+from vafer.errors import UsageError, display_path
 from vafer.pictures import is_picture_folder
-from vafer.probe import VIDEO_SUFFIXES, display_path
+from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
 
 

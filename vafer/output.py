@@ -15,9 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from vafer.errors import OutputError, UsageError, VideoError
+from vafer.errors import OutputError, UsageError, VideoError, display_path
 from vafer.inputs import Source, modified_s, size_bytes, source_sha256
-from vafer.probe import display_path
 from vafer.table import (
     SCHEMA_VERSION,
     TableWriter,

@@ -1,16 +1,14 @@
 """What the container says of a recording: its packets, read once, are the truth of timestamps."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.stream import Disposition
 
-from vafer.errors import VideoError
+from vafer.container import open_container, packets, refusal, video_stream
+from vafer.errors import display_path
 from vafer.pictures import numbered_pictures, read_picture
 
 VIDEO_SUFFIXES = frozenset(
@@ -30,10 +28,7 @@ at 1080p). Nothing in it bounds that, so the whole recording must be small enoug
 _DECORD_CODECS = frozenset({"h264", "hevc", "mjpeg", "mpeg4", "vp8", "vp9"})
 _DECORD_CONTAINERS = ("mp4", "matroska")
 _DECORD_PIXELS = frozenset({"yuv420p", "yuvj420p"})  # and even sizes: else its colours are off
-_MAX_DEMUX_ERRORS = 16
 _FIRST_FRAME_PACKETS = 300
-
-av.logging.set_level(None)  # libav's complaints become counts and `damage`, not lines on stderr
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,70 +79,12 @@ class VideoInfo:
         return pts * self.time_base - self.start_s
 
 
-def display_path(path: Path) -> str:
-    """`path` as text that every stream can print: bytes that are no UTF-8 become `\\xff`."""
-    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
-
-
 def probe(path: Path) -> VideoInfo:
     """What `path`, a video file or a folder of numbered pictures, holds.
 
     Reads every packet and decodes one frame. Raises VideoError where there is nothing to decode.
     """
     return _probe_pictures(path) if path.is_dir() else _probe_video(path)
-
-
-def open_container(path: Path) -> av.container.InputContainer:
-    """`path` opened for reading. Raises VideoError naming what it is instead of a video."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise _refusal(path, (error.strerror or str(error)).lower(), "check the path") from error
-    if not head:
-        raise _refusal(path, "the file is empty", "copy it again")
-    try:
-        # absolute, for libav takes what precedes a colon in `12:30.mp4` for a protocol
-        return av.open(str(path.absolute()), metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        if head[4:8] == b"ftyp":
-            found = "an MP4 without its index (moov), as of a recording that was never finished"
-            raise _refusal(path, found, "repair it with a tool such as untrunc") from error
-        found = f"no video container ({getattr(error, 'strerror', None) or error})"
-        raise _refusal(path, found, "check that it is a video, or copy it again") from error
-
-
-def video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is no cover picture. Raises VideoError where there is none."""
-    for stream in container.streams.video:
-        if stream.disposition & Disposition.attached_pic:
-            continue
-        if stream.codec_context is None:
-            tag = f"stream {stream.index}"
-            raise _refusal(path, f"{tag} has a codec unknown here", "convert it to H.264 first")
-        return stream
-    kinds = sorted({stream.type or "unknown" for stream in container.streams})
-    raise _refusal(path, f"only {' and '.join(kinds) or 'no'} streams", "leave it out")
-
-
-def packets(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.Packet | None]:
-    """The packets of `stream` in file order; None stands for a place that could not be read.
-
-    Empty packets are left out: to a decoder they would mean the end.
-    """
-    n_errors = 0
-    while n_errors < _MAX_DEMUX_ERRORS:
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    n_errors = 0
-                    yield packet
-            return
-        except (av.FFmpegError, OSError):
-            n_errors += 1
-            yield None
 
 
 def _probe_video(path: Path) -> VideoInfo:
@@ -170,7 +107,7 @@ def _probe_video(path: Path) -> VideoInfo:
             if not packet.is_discard:
                 times.append(packet.dts if is_counted else packet.pts)
         if not n_packets:
-            raise _refusal(path, "a video stream without a single packet", "copy it again")
+            raise refusal(path, "a video stream without a single packet", "copy it again")
 
         rotation, first_pts = _first_frame(path)
         known = [pts for pts in times if pts is not None]
@@ -182,7 +119,7 @@ def _probe_video(path: Path) -> VideoInfo:
 
         width, height = stream.codec_context.width, stream.codec_context.height
         if width < 1 or height < 1:
-            raise _refusal(path, "a video stream without a picture size", "copy it again")
+            raise refusal(path, "a video stream without a picture size", "copy it again")
         container_name = container.format.name
         damage = _damage(path, container_name, n_header, n_packets, n_bad)
         decord_serves = (
@@ -306,13 +243,13 @@ def _probe_pictures(folder: Path) -> VideoInfo:
     try:
         paths = numbered_pictures(folder)
     except OSError as error:
-        raise _refusal(folder, (error.strerror or str(error)).lower(), "check the path") from error
+        raise refusal(folder, (error.strerror or str(error)).lower(), "check the path") from error
     if not paths:
         found = "a folder without a series of numbered pictures"
-        raise _refusal(folder, found, "name them 0001.png, 0002.png, … or give a video file")
+        raise refusal(folder, found, "name them 0001.png, 0002.png, … or give a video file")
     first = next((image for image in map(read_picture, paths) if image is not None), None)
     if first is None:
-        raise _refusal(folder, f"none of its {len(paths)} pictures can be read", "copy them again")
+        raise refusal(folder, f"none of its {len(paths)} pictures can be read", "copy them again")
     return VideoInfo(
         path=folder,
         width=first.shape[1],
@@ -328,8 +265,3 @@ def _probe_pictures(folder: Path) -> VideoInfo:
         damage=None,
         decoder="pictures",
     )
-
-
-def _refusal(path: Path, found: str, advice: str) -> VideoError:
-    expected = "expected a video or a folder of numbered pictures"
-    return VideoError(f"{display_path(path)}: {found}; {expected}; {advice}")

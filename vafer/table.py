@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from vafer.errors import OutputError
+from vafer.errors import OutputError, display_path
 from vafer.faces import Faces
-from vafer.probe import display_path
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"vafer"

@@ -1,0 +1,72 @@
+"""A video file opened: its container, its video stream, its packets, through PyAV."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+from av.stream import Disposition
+
+from vafer.errors import VideoError, display_path
+
+_MAX_DEMUX_ERRORS = 16
+
+av.logging.set_level(None)  # libav's complaints become counts and `damage`, not lines on stderr
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """`path` opened for reading. Raises VideoError naming what it is instead of a video."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise refusal(path, (error.strerror or str(error)).lower(), "check the path") from error
+    if not head:
+        raise refusal(path, "the file is empty", "copy it again")
+    try:
+        # absolute, for libav takes what precedes a colon in `12:30.mp4` for a protocol
+        return av.open(str(path.absolute()), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if head[4:8] == b"ftyp":
+            found = "an MP4 without its index (moov), as of a recording that was never finished"
+            raise refusal(path, found, "repair it with a tool such as untrunc") from error
+        found = f"no video container ({getattr(error, 'strerror', None) or error})"
+        raise refusal(path, found, "check that it is a video, or copy it again") from error
+
+
+def video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+    """The first video stream that is no cover picture. Raises VideoError where there is none."""
+    for stream in container.streams.video:
+        if stream.disposition & Disposition.attached_pic:
+            continue
+        if stream.codec_context is None:
+            tag = f"stream {stream.index}"
+            raise refusal(path, f"{tag} has a codec unknown here", "convert it to H.264 first")
+        return stream
+    kinds = sorted({stream.type or "unknown" for stream in container.streams})
+    raise refusal(path, f"only {' and '.join(kinds) or 'no'} streams", "leave it out")
+
+
+def packets(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet | None]:
+    """The packets of `stream` in file order; None stands for a place that could not be read.
+
+    Empty packets are left out: to a decoder they would mean the end.
+    """
+    n_errors = 0
+    while n_errors < _MAX_DEMUX_ERRORS:
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    n_errors = 0
+                    yield packet
+            return
+        except (av.FFmpegError, OSError):
+            n_errors += 1
+            yield None
+
+
+def refusal(path: Path, found: str, advice: str) -> VideoError:
+    """The error that says what was found at `path` instead of a video, and what to do."""
+    expected = "expected a video or a folder of numbered pictures"
+    return VideoError(f"{display_path(path)}: {found}; {expected}; {advice}")
