@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import clips
-from vafer import video
+from vafer import decoders, video
 from vafer.container import open_container
 from vafer.errors import UsageError, VideoError
 from vafer.options import Sampling
@@ -427,7 +427,7 @@ def test_a_seek_that_lands_wrong_is_decoded_from_the_beginning(
         def seek(self, pts: int, **kwargs: Any) -> None:
             self.container.seek(last, **kwargs)
 
-    monkeypatch.setattr(video, "open_container", lambda path: Astray(real(path)))
+    monkeypatch.setattr(decoders, "open_container", lambda path: Astray(real(path)))
     frames = list(VideoReader(info, sampling=Sampling(start_s=2.5)))
     assert indices(frames) == numbers(frames) == list(range(60, 120))
 
