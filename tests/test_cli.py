@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, exit codes, what goes to stdout and what to stderr."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,16 +49,81 @@ def test_a_run_prints_a_summary(sample: Path, options: list[object], tmp_path: P
     assert stderr == ""
     assert "frames" in stdout
     assert "80.0% with a face" in stdout
-    assert f"table: {out}" in stdout
+    assert f"table: {out}\ntable of videos: {tmp_path / 'r.videos.parquet'}\n" in stdout
     assert len(pl.read_parquet(out)) == 5
     again = run("annotate", sample, "--out", out, "--every", 10, *options)
     assert again[0] == 0
     assert "1 finished by an earlier run" in again[1]
 
 
-def test_quiet_is_quiet(sample: Path, options: list[object], tmp_path: Path) -> None:
+def test_quiet_shows_problems_only(sample: Path, options: list[object], tmp_path: Path) -> None:
     arguments = ("--out", tmp_path / "r.parquet", "--end", 0.2, "--quiet", *options)
     assert run("annotate", sample, *arguments) == (0, "", "")
+    (tmp_path / "broken.mp4").write_text("no video")
+    code, stdout, stderr = run("annotate", sample, tmp_path / "broken.mp4", *arguments)
+    assert (code, stdout) == (1, "")
+    assert stderr.startswith("failed: ")
+    assert "broken.mp4" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_nothing_between_start_and_end_is_said(
+    sample: Path, options: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "r.parquet"
+    code, stdout, _ = run("annotate", sample, "--out", out, "--start", 60, *options)
+    assert code == 0
+    assert "empty: astronaut.mp4" in stdout
+
+
+@pytest.mark.parametrize("out", ["", "r.csv", "r.parquet.gz"])
+def test_an_output_that_nobody_means_is_refused(
+    sample: Path, options: list[object], tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, stderr = run("annotate", sample, "--out", out, *options)
+    assert code == 2
+    assert "NAME.parquet" in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_odd_names_on_a_narrow_stdout(tmp_path: Path, options: list[object]) -> None:
+    broken = tmp_path / "sm\N{GRINNING FACE}le\n\x1b[2J.mp4"
+    broken.write_text("no video")
+    command = [
+        sys.executable,
+        "-m",
+        "vafer.cli",
+        "annotate",
+        broken,
+        "--out",
+        tmp_path / "o",
+        *options,
+    ]
+    done = subprocess.run(
+        [str(c) for c in command],
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 1
+    assert rb"le\n\x1b[2J.mp4" in done.stdout
+    assert b"Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_loading_quits_at_once(sample: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from vafer import cli\n"
+        "class Finder:\n"
+        "    def find_spec(self, *args): os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "cli.main()"
+    )
+    command = [sys.executable, "-c", code, "annotate", str(sample), "--out", str(tmp_path / "o")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "interrupted before anything was done" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_some_failed_is_exit_1_and_the_rest_is_written(
@@ -68,7 +134,7 @@ def test_some_failed_is_exit_1_and_the_rest_is_written(
     out = tmp_path / "r.parquet"
     code, stdout, _ = run("annotate", sample, broken, "--out", out, "--end", 0.2, *options)
     assert code == 1
-    assert "failed: broken[1].mp4: " in stdout
+    assert f"failed: {broken}: no video container" in stdout
     assert pl.read_parquet(out)["video"].unique().to_list() == ["astronaut.mp4"]
 
 

@@ -12,6 +12,7 @@ from typer.main import get_command
 import vafer
 from vafer import cli, store
 from vafer.model import load_model
+from vafer.probe import VIDEO_SUFFIXES
 from vafer.table import SCHEMA, VIDEOS_SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +75,13 @@ def test_every_option_and_column_is_documented() -> None:
     table = (ROOT / "docs" / "table.md").read_text()
     for column in (*SCHEMA.names, *VIDEOS_SCHEMA.names):
         assert f"`{column}`" in table, column
+
+
+def test_every_ending_is_documented() -> None:
+    text = (
+        (ROOT / "docs" / "annotate.md").read_text().split("files ending in")[1].split("Hidden")[0]
+    )
+    assert {f".{ending}" for ending in text.replace(".", " ").split()} == VIDEO_SUFFIXES
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:

@@ -51,14 +51,16 @@ class Progress:
 class Results:
     """What `annotate` made.
 
-    videos: the table of videos, those of earlier runs into the same output included. path: the
-    results table, a file or a folder of files; None when the rows were not to be kept on disk. This
-    run found n_skipped recordings finished, analysed n_frames and took elapsed_s for it, start-up
-    left out. Of its inputs, n_incomplete are `failed` or `partial`.
+    videos: the table of videos, those of earlier runs into the same output included. path and
+    videos_path: where the results (a file, or a folder of files) and the table of videos are; None
+    when nothing was to be kept on disk. This run found n_skipped recordings finished, analysed
+    n_frames and took elapsed_s for it, start-up left out. Of its inputs, n_incomplete are `failed`
+    or `partial`.
     """
 
     videos: pl.DataFrame
     path: Path | None
+    videos_path: Path | None
     n_skipped: int
     n_incomplete: int
     n_frames: int
@@ -102,6 +104,8 @@ def annotate(
     sources = find_sources(
         [Path(i) for i in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     )
+    if out == "":
+        raise UsageError("the output has no name: expected NAME.parquet, or a folder")
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: expected 1 or more")
     torch_device = choose_device(device)
@@ -129,7 +133,7 @@ def annotate(
     with tempfile.TemporaryDirectory(prefix="vafer-") as folder:
         output = Output(Path(folder) / "results.parquet", run)
         results = _run_all(pipeline, sources, sampling, output, on_progress)
-        return replace(results, path=None, _table=results.table)
+        return replace(results, path=None, videos_path=None, _table=results.table)
 
 
 def choose_device(device: str) -> str:
@@ -202,6 +206,7 @@ def _run_all(
     return Results(
         videos=pl.DataFrame(videos_table(list(output.rows.values()))),
         path=output.path,
+        videos_path=output.videos_path,
         n_skipped=len(sources) - len(todo),
         n_incomplete=sum(output.rows[source.video]["status"] != "done" for source in sources),
         n_frames=tally.n_frames,

@@ -1,5 +1,8 @@
 """The commands: parse, call a function, show. Heavy imports happen inside: --help is quick."""
 
+import io
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +28,25 @@ EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 def main() -> None:
     """Entry point of the `vafer` program."""
+    # Libraries that are being imported may swallow the exception of a Ctrl-C, or trip over it.
+    signal.signal(signal.SIGINT, _quit_at_once)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what it cannot encode
+            stream.reconfigure(errors="backslashreplace")
     app()
+
+
+def _quit_at_once(number: int, frame: object) -> None:
+    # Written as it is: the console would import more, and may be in the middle of importing.
+    show_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""
+    os.write(2, show_cursor + b"error: interrupted before anything was done\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _interrupts_raise() -> None:
+    """From here on there is work to keep: Ctrl-C raises, and what is finished is kept."""
+    if signal.getsignal(signal.SIGINT) is _quit_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,7 +76,7 @@ def annotate(
         ),
     ],
     out: Annotated[
-        Path,
+        str,
         typer.Option(
             help="NAME.parquet: one table of all. Anything else: a folder, one table per video.",
             show_default=False,
@@ -68,8 +89,8 @@ def annotate(
     detector: Annotated[
         str | None,
         typer.Option(
-            help="Face detector: an ONNX file, or an insightface pack such as buffalo_l, which is "
-            "downloaded once (non-commercial research only).",
+            help="Face detector: an ONNX file (SCRFD or YuNet), or an insightface pack such as "
+            "buffalo_l, which is downloaded once (non-commercial research only).",
             show_default="a pack that is on this machine",
         ),
     ] = None,
@@ -87,7 +108,7 @@ def annotate(
         float | None, typer.Option(metavar="S", help="Stop before S seconds of each video.")
     ] = None,
     det_size: Annotated[
-        int, typer.Option(help="Frames are shrunk to this longer side for detection.")
+        int, typer.Option(help="Frames are shrunk, never enlarged, to this longer side.")
     ] = DetectorOptions.size,
     det_threshold: Annotated[
         float, typer.Option(help="Least score of a face.")
@@ -114,13 +135,19 @@ def annotate(
     finished is kept.
     """
     with _errors_shown():
+        from vafer.annotation import Progress
         from vafer.annotation import annotate as run
 
         sampling = Sampling(every=every, fps=fps, start_s=start, end_s=end)
         detection = DetectorOptions(
             size=det_size, threshold=det_threshold, min_face=min_face, max_faces=max_faces
         )
-        with console.progress_display(quiet=quiet) as on_progress:
+        with console.progress_display(quiet=quiet) as show:
+
+            def on_progress(progress: Progress) -> None:
+                _interrupts_raise()
+                show(progress)
+
             results = run(
                 inputs,
                 out,
@@ -134,7 +161,9 @@ def annotate(
                 on_progress=on_progress,
                 on_notice=console.show_notice,
             )
-        if not quiet:
+        if quiet:
+            console.show_problems(results)
+        else:
             console.show_results(results)
         if results.n_incomplete:
             raise typer.Exit(EXIT_SOME_FAILED)

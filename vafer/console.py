@@ -24,7 +24,7 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
         yield lambda progress: None
         return
     with Bar(
-        TextColumn("{task.fields[done]}/{task.fields[videos]} videos"),
+        TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]:.0f} frames/s"),
@@ -33,7 +33,7 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
         console=stderr,
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=1.0, done=0, videos=0, rate=0.0, video="", start=False)
+        task = bar.add_task("loading models", total=1.0, rate=0.0, video="", start=False)
 
         def show(progress: "Progress") -> None:
             if not bar.tasks[task].started:  # only now: loading the models is no work on videos
@@ -41,18 +41,18 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
             elapsed = bar.tasks[task].elapsed or 0
             bar.update(
                 task,
+                description=f"{progress.n_done}/{progress.n_videos} videos",
                 completed=progress.share,
-                done=progress.n_done,
-                videos=progress.n_videos,
                 rate=progress.n_frames / elapsed if elapsed else 0,
-                video=progress.video or "",
+                video=_printable(progress.video or ""),
             )
 
         yield show
 
 
 def show_results(results: "Results") -> None:
-    """Print the summary of a run, and each recording that failed or is damaged, with the reason."""
+    """Print the summary of a run, and each recording that is not in order, with the reason."""
+    assert results.path is not None
     videos = results.videos
     counts = {name: int((videos["status"] == name).sum()) for name in ("done", "partial", "failed")}
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -80,13 +80,35 @@ def show_results(results: "Results") -> None:
             "frames/s", speed, f"{results.n_frames:,} frames in {results.elapsed_s:.1f} s"
         )
     stdout.print(table)
-    for row in videos.filter(videos["status"] != "done").iter_rows(named=True):
-        stdout.print(f"{row['status']}: {row['video']}: {row['error']}", markup=False)
-    stdout.print(f"table: {results.path}", markup=False)
+    for line in _problems(results):
+        stdout.print(line, markup=False)
+    stdout.print(f"{'tables' if results.path.is_dir() else 'table'}: {results.path}", markup=False)
+    stdout.print(f"table of videos: {results.videos_path}", markup=False)
+
+
+def show_problems(results: "Results") -> None:
+    """Print on stderr what is wrong with recordings, and nothing else."""
+    for line in _problems(results):
+        stderr.print(line, markup=False)
+
+
+def _problems(results: "Results") -> Iterator[str]:
+    for row in results.videos.iter_rows(named=True):
+        if row["status"] == "failed":
+            yield _printable(f"failed: {row['error']}")  # which names the file
+        elif row["status"] == "partial":
+            yield _printable(f"partial: {row['video']}: {row['error']}")
+        elif row["n_frames_analysed"] == 0:
+            yield _printable(f"empty: {row['video']}: no frame between the start and end asked for")
+
+
+def _printable(text: str) -> str:
+    """Text without what would move the cursor: names of files may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def show_error(text: str) -> None:
-    stderr.print(f"error: {text}", markup=False)
+    stderr.print(f"error: {_printable(text)}", markup=False)
 
 
 def show_notice(text: str) -> None:

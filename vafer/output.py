@@ -8,6 +8,7 @@ output they wait in `results.parquet.parts/` until all are there, and are then j
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +30,10 @@ from vafer.table import (
 
 # What may differ between two runs of one table and is only recorded.
 _INCIDENTAL = {"id", "vafer", "environment", "name"}
+
+# Endings of tables that are not Parquet: nobody means a folder by them.
+_OTHER_TABLES = {".csv", ".db", ".feather", ".gz", ".h5", ".json", ".pkl", ".pq", ".sav", ".tsv"}
+_OTHER_TABLES |= {".arrow", ".sqlite", ".xlsx"}
 
 _LONGEST_NAME = 240  # bytes of a file name; file systems allow 255, and `.parquet` is added
 
@@ -52,6 +57,10 @@ class Output:
         if self.is_folder and path.is_file():
             raise UsageError(
                 f"{shown} is a file and no .parquet: expected --out NAME.parquet, or a folder"
+            )
+        if path.suffix.lower() in _OTHER_TABLES and not path.is_dir():
+            raise UsageError(
+                f"{shown}: vafer writes Parquet: expected --out NAME.parquet, or a folder"
             )
         if not self.is_folder and path.is_dir():
             raise UsageError(f"{shown} is a folder: expected --out to name a .parquet file")
@@ -81,10 +90,12 @@ class Output:
         if not self.is_folder:
             return self.parts_folder / f"{_digest(video)}.parquet"
         folder, _, name = video.rpartition("/")
-        encoded = name.encode()
-        if len(encoded) > _LONGEST_NAME:
-            kept = encoded[: _LONGEST_NAME - 30].decode(errors="ignore")
-            name = f"{kept}-{_digest(video)}"
+        try:
+            if len(os.fsencode(name)) > _LONGEST_NAME:
+                kept = name.encode()[: _LONGEST_NAME - 30].decode(errors="ignore")
+                name = f"{kept}-{_digest(video)}"
+        except UnicodeEncodeError:  # a locale without the name's letters
+            name = _digest(video)
         path = self.parts_folder / folder / f"{name}.parquet"
         if path == self.videos_path:
             raise UsageError(
