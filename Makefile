@@ -11,7 +11,7 @@ DETECTOR ?=
 demo: setup
 	$(BIN)/python -m vafer.sample demo/videos/astronaut.mp4
 	$(BIN)/vafer annotate demo/videos --out demo/results.parquet --overwrite $(if $(DETECTOR),--detector '$(DETECTOR)')
-	@$(BIN)/python -c "import polars as pl; pl.Config.set_tbl_cols(-1); pl.Config.set_tbl_width_chars(160); print(pl.read_parquet('demo/results.parquet').filter(pl.col('frame_index') % 15 == 0).select('frame_index', 'time_s', 'track_id', 'x1', 'y1', 'x2', 'y2', 'det_score', 'valence', 'arousal'))"
+	@$(BIN)/python -c "import polars as pl; pl.Config.set_tbl_cols(-1); pl.Config.set_tbl_width_chars(160); pl.Config.set_tbl_hide_column_data_types(True); pl.Config.set_tbl_hide_dataframe_shape(True); print(pl.read_parquet('demo/results.parquet').filter(pl.col('frame_index') % 15 == 0).select('frame_index', 'time_s', 'track_id', 'x1', 'y1', 'x2', 'y2', 'det_score', 'valence', 'arousal'))"
 
 # Lint, types, and all tests with coverage.
 test: setup-dev ffmpeg
@@ -27,8 +27,7 @@ setup-dev: $(BIN)/.installed-dev
 $(BIN)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	# compat: else a folder called vafer in the working directory hides the package
-	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable .
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.installed
