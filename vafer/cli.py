@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs flow to the width of the terminal
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -70,7 +71,7 @@ def annotate(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Videos, folders of numbered pictures, or folders to search for both.",
             show_default=False,
         ),
