@@ -1,6 +1,7 @@
 """What is kept of finished recordings, when it still fits, and how parts become one table."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 
 from tests.test_table import frame
 from vafer import output as output_module
-from vafer.errors import UsageError
+from vafer.errors import OutputError, UsageError
 from vafer.inputs import Source, size_bytes, source_sha256
-from vafer.output import Output, remove_output
+from vafer.output import Output, check_output, remove_output
 from vafer.table import VIDEOS_SCHEMA, read_provenance, to_batch
 
 
@@ -176,9 +177,90 @@ def test_a_run_that_dies_while_it_finishes_is_finished_by_the_next(
     assert [v for v, _ in rows_of(place)] == ["a.mp4", "b.mp4"]
 
 
-def test_a_damaged_part_is_done_again(place: Path, source: Source) -> None:
+def test_a_run_that_dies_before_the_table_of_videos_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "r.parquet"
+    first = Output(place, run("1"))
+    add(first, "a.mp4", 1)
+
+    def die(path: Path, rows: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output_module, "write_videos", die)
+        with pytest.raises(KeyboardInterrupt):
+            first.finish()
+    second = Output(place, run("2"))
+    assert set(second.rows) == {"a.mp4"}
+    second.finish()
+    assert rows_of(place) == [("a.mp4", 0)]
+    assert second.videos_path.is_file()
+
+
+def test_a_join_that_fails_promises_nothing(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "r.parquet"
+    first = Output(place, run("1"))
+    add(first, "0.mp4", 1)
+    first.finish()
+    second = Output(place, run("2"))
+    add(second, "a.mp4", 1, source)
+
+    def full(self: Output, videos: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "_join", full)
+        with pytest.raises(OutputError, match="No space left"):
+            second.finish()
+    shutil.rmtree(second.parts_folder)  # to make room
+    third = Output(place, run("3"))
+    assert not third.is_finished(source)
+    assert set(third.rows) == {"0.mp4"}
+
+
+def test_a_table_that_holds_more_than_is_known_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "r.parquet"
+    first = Output(place, run("1"))
+    add(first, "a.mp4", 1)
+    first.finish()
+    add(Output(place, run("2")), "b.mp4", 1)
+    first.videos_path.unlink()
+    with pytest.raises(UsageError, match="without"):
+        Output(place, run("3"))
+
+
+def test_a_file_in_the_place_of_a_part_is_not_replaced(tmp_path: Path, source: Source) -> None:
+    place = tmp_path / "results"
+    place.mkdir()
+    part = place / "a.mp4.parquet"
+    pq.write_table(pa.table({"mine": [1]}), part)
+    with pytest.raises(UsageError, match="is not the table of"):
+        check_output(place, [source])
+    part.write_bytes(part.read_bytes()[:50])
+    check_output(place, [source])  # damaged: done again
+    add(Output(place, run()), "a.mp4", 1)
+    check_output(place, [source])  # its own
+    single = Output(part.with_name("x.parquet"), run())
+    add(single, "z.mp4", 1)
+    single.finish()
+    (place / "x.parquet").replace(part)
+    with pytest.raises(UsageError, match="is not the table of"):
+        check_output(place, [source])
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_damaged_part_is_done_again(
+    tmp_path: Path, place: Path, source: Source, is_complete: bool
+) -> None:
     first = Output(place, run("1"))
     add(first, "a.mp4", 1, source)
+    if is_complete and place.suffix:
+        pytest.skip("a complete single file has no parts")
+    if is_complete:
+        first.finish()
     part = first.part("a.mp4")
     part.write_bytes(part.read_bytes()[:100])
     assert not Output(place, run("2")).is_finished(source)
@@ -198,9 +280,13 @@ def test_foreign_files_are_neither_read_nor_harmed(place: Path) -> None:
     assert set(again.rows) == {"a.mp4"}
     if again.is_folder:
         again.finish()
+        nested = Output(place / "study", run(every=9))
+        add(nested, "y.mp4", 1)
         remove_output(place)
         assert other.is_file()
         assert foreign.is_file()
+        assert nested.part("y.mp4").is_file()
+        assert not output.part("a.mp4").exists()
 
 
 def test_a_table_of_videos_that_is_not_ours_is_left_alone(place: Path) -> None:
@@ -220,8 +306,13 @@ def test_names_that_no_file_can_have(tmp_path: Path) -> None:
     add(output, long, 1)
     assert output.part(long).name.startswith("ああ")
     assert output.part(long) != output.part(long.replace("mp4", "mkv"))
+    deep = "い" * 100 + "/a.mp4"
+    add(output, deep, 1)
+    assert set(Output(output.path, run()).rows) == {long, deep}
     with pytest.raises(UsageError, match="_videos"):
-        output.part("_videos")
+        check_output(output.path, [Source(tmp_path, "a.mp4"), Source(tmp_path, "_videos")])
+    with pytest.raises(UsageError, match="too long"):
+        check_output(tmp_path / ("x" * 300), [])
 
 
 def test_other_options_are_refused_naming_the_difference(place: Path) -> None:
@@ -281,12 +372,12 @@ def test_overwriting_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_places_that_cannot_be_outputs(tmp_path: Path) -> None:
-    (tmp_path / "file.csv").write_text("")
+    (tmp_path / "file.odd").write_text("")
     with pytest.raises(UsageError, match=r"no \.parquet"):
-        Output(tmp_path / "file.csv", run())
+        check_output(tmp_path / "file.odd", [])
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
-        Output(tmp_path / "folder.parquet", run())
+        check_output(tmp_path / "folder.parquet", [])
     output = Output(tmp_path / "r.parquet", run())
     add(output, "a.mp4", 1)
     output.finish()

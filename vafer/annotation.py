@@ -21,11 +21,11 @@ from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
 from vafer.model import load_model
 from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling
-from vafer.output import Output, remove_output
+from vafer.output import Output, check_output, read_table, remove_output
 from vafer.pipeline import Pipeline
 from vafer.probe import probe
 from vafer.store import find_detector, find_model, sha256
-from vafer.table import VIDEOS_SCHEMA, read_table, to_batch, videos_table
+from vafer.table import VIDEOS_SCHEMA, to_batch, videos_table
 from vafer.video import VideoReader
 
 _RECORDED_MODULES = ("torch", "onnxruntime", "insightface", "cv2", "decord", "av")
@@ -126,7 +126,9 @@ def annotate(
         "options": {**asdict(sampling), **{f"det_{k}": v for k, v in asdict(detection).items()}},
         "environment": _environment(pipeline.detector, torch_device, batch_size),
     }
+    on_progress(Progress(0.0, None, 0, 0, 0, len(sources)))
     if out is not None:
+        check_output(Path(out), sources)
         if overwrite:
             remove_output(Path(out))
         return _run_all(pipeline, sources, sampling, Output(Path(out), run), on_progress)

@@ -30,7 +30,8 @@ EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 def main() -> None:
     """Entry point of the `vafer` program."""
     # Libraries that are being imported may swallow the exception of a Ctrl-C, or trip over it.
-    signal.signal(signal.SIGINT, _quit_at_once)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of `vafer … &` in a script
+        signal.signal(signal.SIGINT, _quit_at_once)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what it cannot encode
             stream.reconfigure(errors="backslashreplace")

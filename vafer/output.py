@@ -9,16 +9,19 @@ output they wait in `results.parquet.parts/` until all are there, and are then j
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vafer.errors import OutputError, UsageError, VideoError, display_path
 from vafer.inputs import Source, modified_s, size_bytes, source_sha256
 from vafer.table import (
+    SCHEMA,
     SCHEMA_VERSION,
     TableWriter,
     output_errors,
@@ -51,30 +54,22 @@ class Output:
         self.rows: dict[str, dict[str, Any]] = {}
         self._runs: dict[str, dict[str, Any]] = {}
         self._written_s: dict[str, float] = {}
+        self._parts: set[str] = set()  # the videos whose parts are whole and fit
         self._has_changed = False
         self.is_folder = path.suffix.lower() != ".parquet"
-        shown = display_path(path)
-        if self.is_folder and path.is_file():
-            raise UsageError(
-                f"{shown} is a file and no .parquet: expected --out NAME.parquet, or a folder"
-            )
-        if path.suffix.lower() in _OTHER_TABLES and not path.is_dir():
-            raise UsageError(
-                f"{shown}: vafer writes Parquet: expected --out NAME.parquet, or a folder"
-            )
-        if not self.is_folder and path.is_dir():
-            raise UsageError(f"{shown} is a folder: expected --out to name a .parquet file")
         try:
             self._read_what_is_there()
         except OutputError as error:
             raise UsageError(f"{error}. Give another --out") from error
+        except OSError as error:
+            raise UsageError(f"{display_path(path)} cannot be read: {error.strerror}") from error
         try:
             self.parts_folder.mkdir(parents=True, exist_ok=True)
             probe = self.parts_folder / f".{run['id']}.tmp"
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise UsageError(f"{shown} cannot be written: {error.strerror}") from error
+            raise UsageError(f"{display_path(path)} cannot be written: {error.strerror}") from error
 
     @property
     def videos_path(self) -> Path:
@@ -83,26 +78,11 @@ class Output:
 
     @property
     def parts_folder(self) -> Path:
-        return self.path if self.is_folder else _parts_folder(self.path)
+        return _parts_folder(self.path)
 
     def part(self, video: str) -> Path:
         """Where the rows of one recording lie once it is finished."""
-        if not self.is_folder:
-            return self.parts_folder / f"{_digest(video)}.parquet"
-        folder, _, name = video.rpartition("/")
-        try:
-            if len(os.fsencode(name)) > _LONGEST_NAME:
-                kept = name.encode()[: _LONGEST_NAME - 30].decode(errors="ignore")
-                name = f"{kept}-{_digest(video)}"
-        except UnicodeEncodeError:  # a locale without the name's letters
-            name = _digest(video)
-        path = self.parts_folder / folder / f"{name}.parquet"
-        if path == self.videos_path:
-            raise UsageError(
-                f"a recording called {video!r} would take the place of {self.videos_path.name}: "
-                "rename it, or write to one .parquet file"
-            )
-        return path
+        return _part(self.path, video)
 
     def is_finished(self, source: Source) -> bool:
         """Whether this recording need not be done again.
@@ -113,7 +93,7 @@ class Output:
         row = self.rows.get(source.video)
         if row is None or row["status"] == "failed":
             return False
-        if self.is_folder and not self.part(source.video).is_file():
+        if self.is_folder and source.video not in self._parts:
             return False
         try:
             if size_bytes(source) != row["size_bytes"]:
@@ -131,6 +111,7 @@ class Output:
 
     def done(self, row: dict[str, Any]) -> None:
         """Note a recording whose part is written."""
+        self._parts.add(row["video"])
         self.rows[row["video"]] = row
         self._runs[self.run["id"]] = self.run
         self._has_changed = True
@@ -139,24 +120,26 @@ class Output:
         """Note a recording that could not be read; rows of an earlier state of it go."""
         with output_errors(self.path):
             self.part(row["video"]).unlink(missing_ok=True)
+        self._parts.discard(row["video"])
         self.rows[row["video"]] = row
         self._has_changed = True
 
     def finish(self) -> None:
-        """Write the table of videos and join the parts. Raises OutputError.
+        """Join the parts, write the table of videos, let the parts go. Raises OutputError.
 
-        In this order: a run that is cut off in between finds its parts again and joins them. Where
-        nothing has changed, nothing is written.
+        In this order: what the table of videos says is done is in the results, and a run that is
+        cut off in between finds its parts again. Where nothing has changed, nothing is written.
         """
         with output_errors(self.path):
             if self._has_changed:
-                write_videos(self.videos_path, list(self.rows.values()))
                 if not self.is_folder:
                     self._join(sorted(v for v, r in self.rows.items() if r["status"] != "failed"))
+                write_videos(self.videos_path, list(self.rows.values()))
             if not self.is_folder:
                 _remove_parts(self.parts_folder)
 
     def _read_what_is_there(self) -> None:
+        parts = list(_whole_parts(self.path))
         if self.path.is_file():
             self._accept(self.path, read_provenance(self.path))
         if self.videos_path.is_file():
@@ -164,30 +147,20 @@ class Output:
                 if self.is_folder or self.path.is_file():
                     self.rows[row["video"]] = row
                     self._written_s[row["video"]] = self.videos_path.stat().st_mtime
-        elif self.path.is_file() and not any(self._parts()):
-            raise OutputError(
-                f"{display_path(self.path)} is there without {self.videos_path.name}, so what is "
-                "done in it cannot be told"
-            )
-        for part, provenance in self._parts():
+        elif self.path.is_file():
+            waiting = {provenance["video"]["video"] for _, provenance in parts}
+            if any(video not in waiting for video, _ in _by_video(self.path)):
+                raise OutputError(
+                    f"{display_path(self.path)} is there without {self.videos_path.name}, so what "
+                    "is done in it cannot be told"
+                )
+        for part, provenance in parts:
             self._accept(part, provenance)
             row = provenance["video"]
             self.rows[row["video"]] = row
+            self._parts.add(row["video"])
             self._written_s[row["video"]] = part.stat().st_mtime
             self._has_changed = True
-
-    def _parts(self) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Finished parts. What is damaged is done again, what is not ours is left alone."""
-        if not self.parts_folder.is_dir():
-            return
-        for path in sorted(self.parts_folder.rglob("*.parquet")):
-            try:
-                provenance = read_provenance(path)
-            except OutputError:
-                continue
-            row = provenance.get("video")
-            if row and self.part(row["video"]) == path:
-                yield path, provenance
 
     def _accept(self, path: Path, provenance: dict[str, Any]) -> None:
         for run in provenance["runs"]:
@@ -206,22 +179,82 @@ class Output:
             for video in videos:
                 while waiting is not None and waiting[0] < video:
                     waiting = next(old, None)
-                if (part := self.part(video)).is_file():
-                    batches = read_batches(part)
+                if video in self._parts:
+                    batches = read_batches(self.part(video))
                 elif waiting is not None and waiting[0] == video:
                     batches = waiting[1]
                 elif self.rows[video]["n_frames_analysed"] == 0:
                     continue  # no frame was asked for, so there is no row
                 else:
-                    raise OutputError(f"{display_path(part)} has vanished: run the command again")
+                    raise OutputError(f"the rows of {video} have vanished: run the command again")
                 for batch in batches:
                     writer.write(batch)
+
+
+def read_table(path: str | Path) -> pl.DataFrame:
+    """Read a results table, a file or a folder of files, ordered by video, frame and face.
+
+    Raises OutputError when there is none, or when a file is none of vafer's.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise OutputError(f"{display_path(path)}: no such file or folder")
+    if path.is_dir():
+        files = [part for part, _ in _whole_parts(path)]
+    else:
+        read_provenance(path)
+        files = [path]
+    tables = []
+    for file in files:
+        with file.open("rb") as opened:
+            tables.append(pl.DataFrame(pq.read_table(opened, schema=SCHEMA)))
+    if not tables:
+        return pl.DataFrame(SCHEMA.empty_table())
+    return pl.concat(tables).sort("video", "frame_index", "face_index", maintain_order=True)
+
+
+def check_output(path: Path, sources: Iterable[Source]) -> None:
+    """Refuse an output that cannot be meant, before anything there is read, deleted or written.
+
+    Raises UsageError when the name is no output's, when a recording would take the place of the
+    table of videos, or when a file that vafer did not write lies where a recording's table would.
+    """
+    shown = display_path(path)
+    try:
+        is_file, is_dir = path.is_file(), path.is_dir()
+        if path.suffix.lower() == ".parquet":
+            if is_dir:
+                raise UsageError(f"{shown} is a folder: expected --out to name a .parquet file")
+            return
+        if is_file:
+            raise UsageError(
+                f"{shown} is a file and no .parquet: expected --out NAME.parquet, or a folder"
+            )
+        if path.suffix.lower() in _OTHER_TABLES and not is_dir:
+            raise UsageError(
+                f"{shown}: vafer writes Parquet: expected --out NAME.parquet, or a folder"
+            )
+        for source in sources:
+            part = _part(path, source.video)
+            if part == _videos_path(path):
+                raise UsageError(
+                    f"a recording called {source.video!r} would take the place of {part.name}: "
+                    "rename it, or write to one .parquet file"
+                )
+            if part.is_file() and _is_foreign(part, source.video):
+                raise UsageError(
+                    f"{display_path(part)} is not the table of {source.video}, and would be "
+                    "replaced by it: move it, or give another --out"
+                )
+    except OSError as error:
+        raise UsageError(f"{shown} cannot be an output: {error.strerror}") from error
 
 
 def remove_output(path: Path) -> None:
     """Delete what earlier runs left at an output, and nothing else.
 
-    Raises UsageError when a file that would be deleted or replaced was not written by vafer.
+    Raises UsageError when a file that would be deleted or replaced was not written by vafer, or
+    when one cannot be deleted.
     """
     videos_path = _videos_path(path)
     try:
@@ -229,17 +262,68 @@ def remove_output(path: Path) -> None:
             read_videos(videos_path)
         if path.is_file():
             read_provenance(path)
+        parts = [part for part, _ in _whole_parts(path)]
+        for file in (*parts, videos_path):
+            file.unlink(missing_ok=True)
+        if path.suffix.lower() == ".parquet":
+            path.unlink(missing_ok=True)
+            _remove_parts(_parts_folder(path))
     except OutputError as error:
         raise UsageError(f"{error}: --overwrite leaves it alone. Give another --out") from error
+    except OSError as error:
+        raise UsageError(f"{display_path(path)} cannot be deleted: {error.strerror}") from error
+
+
+def _whole_parts(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Parts of the output at `path`, with their provenance.
+
+    What is damaged is passed over and will be done again; so is what is not ours or belongs to
+    another output that lies in the folder.
+    """
+    folder = _parts_folder(path)
+    if not folder.is_dir():
+        return
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            provenance = read_provenance(file)
+        except OutputError:
+            continue
+        row = provenance.get("video")
+        if row and _part(path, row["video"]) == file:
+            yield file, provenance
+
+
+def _is_foreign(part: Path, video: str) -> bool:
+    """Whether a file is Parquet, and not the part of this recording; a damaged one is neither."""
+    try:
+        with part.open("rb") as file:
+            pq.read_metadata(file)
+    except pa.ArrowException:
+        return False
+    try:
+        row = read_provenance(part).get("video")
+    except OutputError:
+        return True
+    return not row or row["video"] != video
+
+
+def _part(path: Path, video: str) -> Path:
+    """Where the rows of `video` lie in the output at `path`."""
     if path.suffix.lower() == ".parquet":
-        path.unlink(missing_ok=True)
-        _remove_parts(_parts_folder(path))
-    elif path.is_dir():
-        for part in path.rglob("*.parquet"):
-            with contextlib.suppress(OutputError):
-                if read_provenance(part).get("video"):
-                    part.unlink()
-    videos_path.unlink(missing_ok=True)
+        return _parts_folder(path) / f"{_digest(video)}.parquet"
+    *folders, name = (_short(component) for component in video.split("/"))
+    return Path(path, *folders, f"{name}.parquet")
+
+
+def _short(component: str) -> str:
+    """A component of a path, shortened if no file could have its name."""
+    try:
+        if len(os.fsencode(component)) <= _LONGEST_NAME:
+            return component
+    except UnicodeEncodeError:  # a locale without the name's letters
+        return _digest(component)
+    kept = component.encode()[: _LONGEST_NAME - 30].decode(errors="ignore")
+    return f"{kept}-{_digest(component)}"
 
 
 def _videos_path(path: Path) -> Path:
@@ -249,7 +333,9 @@ def _videos_path(path: Path) -> Path:
 
 
 def _parts_folder(path: Path) -> Path:
-    return path.with_name(f"{path.name}.parts")
+    if path.suffix.lower() == ".parquet":
+        return path.with_name(f"{path.name}.parts")
+    return path
 
 
 def _remove_parts(folder: Path) -> None:

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
@@ -236,27 +235,6 @@ def read_videos(path: Path) -> list[dict[str, Any]]:
     if not table.schema.equals(VIDEOS_SCHEMA):
         raise OutputError(f"{display_path(path)} is not a table of videos that vafer wrote")
     return table.to_pylist()
-
-
-def read_table(path: str | Path) -> pl.DataFrame:
-    """Read a results table, a file or a folder of files, ordered by video, frame and face.
-
-    Raises OutputError when there is none, or when a file is none of vafer's.
-    """
-    path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*.parquet") if p.name != "_videos.parquet")
-    if not path.exists():
-        raise OutputError(f"{display_path(path)}: no such file or folder")
-    tables = []
-    for file in files:
-        read_provenance(file)
-        with file.open("rb") as opened:
-            tables.append(pl.DataFrame(pq.read_table(opened, schema=SCHEMA)))
-    if not tables:
-        return pl.DataFrame(SCHEMA.empty_table())
-    return pl.concat(tables).sort("video", "frame_index", "face_index", maintain_order=True)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
