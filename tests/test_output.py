@@ -14,7 +14,8 @@ from tests.test_table import frame
 from vafer import output as output_module
 from vafer.errors import OutputError, UsageError
 from vafer.inputs import Source, size_bytes, source_sha256
-from vafer.output import Output, check_output, remove_output
+from vafer.output import Output
+from vafer.parts import check_output, remove_output
 from vafer.table import VIDEOS_SCHEMA, read_provenance, to_batch
 
 
@@ -168,7 +169,7 @@ def test_a_run_that_dies_while_it_finishes_is_finished_by_the_next(
     add(first, "a.mp4", 1)
     with monkeypatch.context() as patch:
         patch.setattr(Output, "_join", lambda self, videos: None)
-        patch.setattr(output_module, "_remove_parts", lambda folder: None)
+        patch.setattr(output_module, "remove_parts", lambda folder: None)
         first.finish()
     assert not place.exists()
     second = Output(place, run("2"))

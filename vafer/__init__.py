@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vafer.annotation import Results, annotate
     from vafer.errors import VaferError
     from vafer.options import DetectorOptions, Sampling
-    from vafer.output import read_table
+    from vafer.parts import read_table
 
 __version__ = "0.1.0"
 __all__ = ["DetectorOptions", "Results", "Sampling", "VaferError", "annotate", "read_table"]
@@ -25,7 +25,7 @@ _HOMES = {
     "Sampling": "vafer.options",
     "VaferError": "vafer.errors",
     "annotate": "vafer.annotation",
-    "read_table": "vafer.output",
+    "read_table": "vafer.parts",
 }
 
 

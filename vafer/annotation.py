@@ -21,7 +21,8 @@ from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
 from vafer.model import load_model
 from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling
-from vafer.output import Output, check_output, read_table, remove_output
+from vafer.output import Output
+from vafer.parts import check_output, read_table, remove_output
 from vafer.pipeline import Pipeline
 from vafer.probe import probe
 from vafer.store import find_detector, find_model, sha256

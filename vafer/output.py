@@ -6,22 +6,17 @@ and whether it still fits. With `--out results/` the parts are the output. With 
 output they wait in `results.parquet.parts/` until all are there, and are then joined in order.
 """
 
-import contextlib
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vafer.errors import OutputError, UsageError, VideoError, display_path
 from vafer.inputs import Source, modified_s, size_bytes, source_sha256
+from vafer.parts import part_of, parts_folder_of, remove_parts, videos_path_of, whole_parts
 from vafer.table import (
-    SCHEMA,
     SCHEMA_VERSION,
     TableWriter,
     output_errors,
@@ -33,12 +28,6 @@ from vafer.table import (
 
 # What may differ between two runs of one table and is only recorded.
 _INCIDENTAL = {"id", "vafer", "environment", "name"}
-
-# Endings of tables that are not Parquet: nobody means a folder by them.
-_OTHER_TABLES = {".csv", ".db", ".feather", ".gz", ".h5", ".json", ".pkl", ".pq", ".sav", ".tsv"}
-_OTHER_TABLES |= {".arrow", ".sqlite", ".xlsx"}
-
-_LONGEST_NAME = 240  # bytes of a file name; file systems allow 255, and `.parquet` is added
 
 
 class Output:
@@ -74,15 +63,15 @@ class Output:
     @property
     def videos_path(self) -> Path:
         """The table of videos that belongs to this output."""
-        return _videos_path(self.path)
+        return videos_path_of(self.path)
 
     @property
     def parts_folder(self) -> Path:
-        return _parts_folder(self.path)
+        return parts_folder_of(self.path)
 
     def part(self, video: str) -> Path:
         """Where the rows of one recording lie once it is finished."""
-        return _part(self.path, video)
+        return part_of(self.path, video)
 
     def is_finished(self, source: Source) -> bool:
         """Whether this recording need not be done again.
@@ -136,10 +125,10 @@ class Output:
                     self._join(sorted(v for v, r in self.rows.items() if r["status"] != "failed"))
                 write_videos(self.videos_path, list(self.rows.values()))
             if not self.is_folder:
-                _remove_parts(self.parts_folder)
+                remove_parts(self.parts_folder)
 
     def _read_what_is_there(self) -> None:
-        parts = list(_whole_parts(self.path))
+        parts = list(whole_parts(self.path))
         if self.path.is_file():
             self._accept(self.path, read_provenance(self.path))
         if self.videos_path.is_file():
@@ -189,169 +178,6 @@ class Output:
                     raise OutputError(f"the rows of {video} have vanished: run the command again")
                 for batch in batches:
                     writer.write(batch)
-
-
-def read_table(path: str | Path) -> pl.DataFrame:
-    """Read a results table, a file or a folder of files, ordered by video, frame and face.
-
-    Raises OutputError when there is none, or when a file is none of vafer's.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise OutputError(f"{display_path(path)}: no such file or folder")
-    if path.is_dir():
-        files = [part for part, _ in _whole_parts(path)]
-    else:
-        read_provenance(path)
-        files = [path]
-    tables = []
-    for file in files:
-        with file.open("rb") as opened:
-            tables.append(pl.DataFrame(pq.read_table(opened, schema=SCHEMA)))
-    if not tables:
-        return pl.DataFrame(SCHEMA.empty_table())
-    return pl.concat(tables).sort("video", "frame_index", "face_index", maintain_order=True)
-
-
-def check_output(path: Path, sources: Iterable[Source]) -> None:
-    """Refuse an output that cannot be meant, before anything there is read, deleted or written.
-
-    Raises UsageError when the name is no output's, when a recording would take the place of the
-    table of videos, or when a file that vafer did not write lies where a recording's table would.
-    """
-    shown = display_path(path)
-    try:
-        is_file, is_dir = path.is_file(), path.is_dir()
-        if path.suffix.lower() == ".parquet":
-            if is_dir:
-                raise UsageError(f"{shown} is a folder: expected --out to name a .parquet file")
-            return
-        if is_file:
-            raise UsageError(
-                f"{shown} is a file and no .parquet: expected --out NAME.parquet, or a folder"
-            )
-        if path.suffix.lower() in _OTHER_TABLES and not is_dir:
-            raise UsageError(
-                f"{shown}: vafer writes Parquet: expected --out NAME.parquet, or a folder"
-            )
-        for source in sources:
-            part = _part(path, source.video)
-            if part == _videos_path(path):
-                raise UsageError(
-                    f"a recording called {source.video!r} would take the place of {part.name}: "
-                    "rename it, or write to one .parquet file"
-                )
-            if part.is_file() and _is_foreign(part, source.video):
-                raise UsageError(
-                    f"{display_path(part)} is not the table of {source.video}, and would be "
-                    "replaced by it: move it, or give another --out"
-                )
-    except OSError as error:
-        raise UsageError(f"{shown} cannot be an output: {error.strerror}") from error
-
-
-def remove_output(path: Path) -> None:
-    """Delete what earlier runs left at an output, and nothing else.
-
-    Raises UsageError when a file that would be deleted or replaced was not written by vafer, or
-    when one cannot be deleted.
-    """
-    videos_path = _videos_path(path)
-    try:
-        if videos_path.is_file():
-            read_videos(videos_path)
-        if path.is_file():
-            read_provenance(path)
-        parts = [part for part, _ in _whole_parts(path)]
-        for file in (*parts, videos_path):
-            file.unlink(missing_ok=True)
-        if path.suffix.lower() == ".parquet":
-            path.unlink(missing_ok=True)
-            _remove_parts(_parts_folder(path))
-    except OutputError as error:
-        raise UsageError(f"{error}: --overwrite leaves it alone. Give another --out") from error
-    except OSError as error:
-        raise UsageError(f"{display_path(path)} cannot be deleted: {error.strerror}") from error
-
-
-def _whole_parts(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Parts of the output at `path`, with their provenance.
-
-    What is damaged is passed over and will be done again; so is what is not ours or belongs to
-    another output that lies in the folder.
-    """
-    folder = _parts_folder(path)
-    if not folder.is_dir():
-        return
-    for file in sorted(folder.rglob("*.parquet")):
-        try:
-            provenance = read_provenance(file)
-        except OutputError:
-            continue
-        row = provenance.get("video")
-        if row and _part(path, row["video"]) == file:
-            yield file, provenance
-
-
-def _is_foreign(part: Path, video: str) -> bool:
-    """Whether a file is Parquet, and not the part of this recording; a damaged one is neither."""
-    try:
-        with part.open("rb") as file:
-            pq.read_metadata(file)
-    except pa.ArrowException:
-        return False
-    try:
-        row = read_provenance(part).get("video")
-    except OutputError:
-        return True
-    return not row or row["video"] != video
-
-
-def _part(path: Path, video: str) -> Path:
-    """Where the rows of `video` lie in the output at `path`."""
-    if path.suffix.lower() == ".parquet":
-        return _parts_folder(path) / f"{_digest(video)}.parquet"
-    *folders, name = (_short(component) for component in video.split("/"))
-    return Path(path, *folders, f"{name}.parquet")
-
-
-def _short(component: str) -> str:
-    """A component of a path, shortened if no file could have its name."""
-    try:
-        if len(os.fsencode(component)) <= _LONGEST_NAME:
-            return component
-    except UnicodeEncodeError:  # a locale without the name's letters
-        return _digest(component)
-    kept = component.encode()[: _LONGEST_NAME - 30].decode(errors="ignore")
-    return f"{kept}-{_digest(component)}"
-
-
-def _videos_path(path: Path) -> Path:
-    if path.suffix.lower() == ".parquet":
-        return path.with_name(f"{path.stem}.videos.parquet")
-    return path / "_videos.parquet"
-
-
-def _parts_folder(path: Path) -> Path:
-    if path.suffix.lower() == ".parquet":
-        return path.with_name(f"{path.name}.parts")
-    return path
-
-
-def _remove_parts(folder: Path) -> None:
-    for pattern in ("*.parquet", ".*.tmp"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
-    _remove_folder(folder)
-
-
-def _remove_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # somebody else's file lies in it, or it is not there
-        folder.rmdir()
-
-
-def _digest(video: str) -> str:
-    return hashlib.sha256(video.encode()).hexdigest()[:24]
 
 
 def _by_video(path: Path) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
