@@ -94,8 +94,8 @@ def decodes_cleanly(info: VideoInfo, n_frames: int) -> bool:
     """Whether PyAV decodes the first `n_frames` with the pts promised, one size and no complaint.
 
     decord does not tell: it passes on corrupt pictures, and where a frame is lost the next one
-    takes its place, up to the end, where the last is repeated. Decoding without conversion is
-    cheap, and what decord serves is short (DECORD_BUDGET_BYTES).
+    takes its place, up to the end, where the last is repeated. The check takes nearly as long as
+    reading with PyAV (bench/decode.py), but what decord serves is short (DECORD_BUDGET_BYTES).
     """
     failures: list[int | None] = []
     size = (info.width, info.height) if info.rotation in (0, 180) else (info.height, info.width)

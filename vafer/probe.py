@@ -21,8 +21,10 @@ VIDEO_SUFFIXES = frozenset(
 DECORD_BUDGET_BYTES = 384 * 2**20
 """The most RGB that a recording may come to for decord to serve it.
 
-decord has no back-pressure: while its consumer waited it decoded 390 to 990 frames ahead (2 to 3 GB
-at 1080p). Nothing in it bounds that, so the whole recording must be small enough to be held.
+decord has no back-pressure: it takes in packets as fast as they are read until its first frame is
+out, and decodes them all while its consumer waits. At 360p that came to 700 to 1,950 frames (0.5
+to 1.4 GB), at 1080p to more than the 4 GB at which the measurement ends (bench/decode.py). Only the
+recording's length bounds it, so the whole of it must be small enough to be held.
 """
 
 _DECORD_CODECS = frozenset({"h264", "hevc", "mjpeg", "mpeg4", "vp8", "vp9"})
