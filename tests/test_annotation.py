@@ -246,13 +246,16 @@ def test_provenance_says_how_a_number_came_to_be(
     assert row["n_frames"] == row["n_frames_analysed"] == 50
 
 
-def test_progress_ends_complete(sample: Path, untrained: Path, yunet: Path) -> None:
+def test_progress_ends_complete(sample: Path, untrained: Path, yunet: Path, tmp_path: Path) -> None:
     seen: list[annotation.Progress] = []
-    vafer.annotate(sample, model=untrained, detector=yunet, on_progress=seen.append)
+    out = tmp_path / "r.parquet"
+    vafer.annotate(sample, out, model=untrained, detector=yunet, on_progress=seen.append)
     shares = [p.share for p in seen]
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert seen[-1] == annotation.Progress(1.0, None, 50, seen[-1].n_faces, 1, 1)
+    vafer.annotate(sample, out, model=untrained, detector=yunet, on_progress=seen.append)
+    assert seen[-1] == annotation.Progress(1.0, None, 0, 0, 0, 0)  # nothing was to do
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_done(

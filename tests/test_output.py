@@ -156,26 +156,25 @@ def test_nothing_to_do_writes_nothing(place: Path) -> None:
     first.finish()
     before = {p: p.stat().st_mtime_ns for p in place.parent.rglob("*.parquet")}
     second = Output(place, run("2"))
-    if place.suffix:
-        second.finish()
+    second.finish()
     assert {p: p.stat().st_mtime_ns for p in place.parent.rglob("*.parquet")} == before
 
 
-def test_a_run_that_dies_while_it_finishes_is_finished_by_the_next(
+def test_a_run_that_dies_before_its_parts_are_gone_leaves_only_that_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "r.parquet"
     first = Output(place, run("1"))
     add(first, "a.mp4", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(Output, "_join", lambda self, videos: None)
         patch.setattr(output_module, "remove_parts", lambda folder: None)
         first.finish()
-    assert not place.exists()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.parquet")}
     second = Output(place, run("2"))
-    add(second, "b.mp4", 1)
+    assert second.part("a.mp4").is_file()
     second.finish()
-    assert [v for v, _ in rows_of(place)] == ["a.mp4", "b.mp4"]
+    assert not second.parts_folder.exists()
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.parquet")} == before
 
 
 def test_a_run_that_dies_before_the_table_of_videos_is_finished_by_the_next(
@@ -222,6 +221,14 @@ def test_a_join_that_fails_promises_nothing(
     assert set(third.rows) == {"0.mp4"}
 
 
+def test_a_table_that_was_deleted_is_made_again(tmp_path: Path, source: Source) -> None:
+    first = Output(tmp_path / "r.parquet", run("1"))
+    add(first, "a.mp4", 1, source)
+    first.finish()
+    first.path.unlink()
+    assert not Output(first.path, run("2")).is_finished(source)
+
+
 def test_a_table_that_holds_more_than_is_known_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "r.parquet"
     first = Output(place, run("1"))
@@ -252,19 +259,21 @@ def test_a_file_in_the_place_of_a_part_is_not_replaced(tmp_path: Path, source: S
         check_output(place, [source])
 
 
-@pytest.mark.parametrize("is_complete", [True, False])
-def test_a_damaged_part_is_done_again(
-    tmp_path: Path, place: Path, source: Source, is_complete: bool
-) -> None:
+def test_a_damaged_part_of_an_interrupted_run_is_done_again(place: Path, source: Source) -> None:
     first = Output(place, run("1"))
     add(first, "a.mp4", 1, source)
-    if is_complete and place.suffix:
-        pytest.skip("a complete single file has no parts")
-    if is_complete:
-        first.finish()
     part = first.part("a.mp4")
     part.write_bytes(part.read_bytes()[:100])
     assert not Output(place, run("2")).is_finished(source)
+
+
+def test_a_damaged_part_of_a_finished_folder_is_done_again(tmp_path: Path, source: Source) -> None:
+    first = Output(tmp_path / "results", run("1"))
+    add(first, "a.mp4", 1, source)
+    first.finish()
+    part = first.part("a.mp4")
+    part.write_bytes(part.read_bytes()[:100])
+    assert not Output(first.path, run("2")).is_finished(source)
 
 
 def test_foreign_files_are_neither_read_nor_harmed(place: Path) -> None:

@@ -36,8 +36,9 @@ _RECORDED_MODULES = ("torch", "onnxruntime", "insightface", "cv2", "decord", "av
 class Progress:
     """What a run has done so far.
 
-    share: of all bytes to read, 0 to 1. video: the recording at work, None at the end. n_frames,
-    n_faces: analysed in this run. n_done: recordings finished or failed, of n_videos.
+    share: of all bytes to read, 0 to 1. video: the recording at work, None at the start and the
+    end. n_frames, n_faces: analysed in this run. n_done: recordings finished or failed, of
+    n_videos.
     """
 
     share: float
@@ -170,9 +171,10 @@ class _Tally:
         self, video: str | None, n_bytes: float = 0, n_frames: int = 0, n_faces: int = 0
     ) -> None:
         """Tell how far the run is with this much of `video` done beside what is finished."""
+        is_over = self.n_done == self.n_videos  # though there was nothing to read
         self.on_progress(
             Progress(
-                share=(self.bytes_done + n_bytes) / max(1, self.n_bytes),
+                share=1.0 if is_over else (self.bytes_done + n_bytes) / max(1, self.n_bytes),
                 video=video,
                 n_frames=self.n_frames + n_frames,
                 n_faces=self.n_faces + n_faces,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vafer.errors import OutputError, UsageError, VideoError, display_path
+from vafer.errors import OutputError, UsageError, display_path
 from vafer.inputs import Source, modified_s, size_bytes, source_sha256
 from vafer.parts import part_of, parts_folder_of, remove_parts, videos_path_of, whole_parts
 from vafer.table import (
@@ -89,7 +89,7 @@ class Output:
                 return False
             is_newer = modified_s(source) > self._written_s[source.video]
             return not is_newer or source_sha256(source) == row["sha256"]
-        except (OSError, VideoError):
+        except OSError:
             return True
 
     def write_part(self, video: str) -> TableWriter:
@@ -146,10 +146,10 @@ class Output:
         for part, provenance in parts:
             self._accept(part, provenance)
             row = provenance["video"]
+            self._has_changed |= self.rows.get(row["video"]) != row
             self.rows[row["video"]] = row
             self._parts.add(row["video"])
             self._written_s[row["video"]] = part.stat().st_mtime
-            self._has_changed = True
 
     def _accept(self, path: Path, provenance: dict[str, Any]) -> None:
         for run in provenance["runs"]:

@@ -176,10 +176,6 @@ def remove_parts(folder: Path) -> None:
     for pattern in ("*.parquet", ".*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-    _remove_folder(folder)
-
-
-def _remove_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):  # somebody else's file lies in it, or it is not there
         folder.rmdir()
 
