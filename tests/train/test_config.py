@@ -1,0 +1,142 @@
+"""Configs: defaults are the paper's, mistakes are named with what is meant."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from train.config import TrainConfig, parse_config, read_config, shipped_configs, to_yaml
+from vafer.errors import UsageError
+
+SHIPPED = sorted(p.relative_to(shipped_configs()).as_posix()
+                 for p in shipped_configs().rglob("*.yaml"))  # fmt: skip
+
+
+def read(tmp_path: Path, text: str, *changes: str) -> TrainConfig:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    return read_config(path, changes)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configs_are_whole_and_survive_their_own_yaml(name: str, tmp_path: Path) -> None:
+    config = read_config(name)
+    assert read(tmp_path, to_yaml(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "iterations"),
+    [("affectnet", "affectnet", 50_000), ("afew_va", "afew-va", 50_000),
+     ("aff_wild", "aff-wild", 100_000)],
+)  # fmt: skip
+def test_the_papers_values(name: str, dataset: str, iterations: int) -> None:
+    """Kim & Song, AAAI 2021, "Implementation details"; spec of the method, "One iteration"."""
+    config = read_config(name)
+    assert (config.data.dataset, config.iterations, config.batch_size) == (dataset, iterations, 256)
+    assert (config.crop.size, config.crop.size + 2 * config.data.border, config.pool) == (
+        224,
+        256,
+        6,
+    )
+    assert config.crop.mean == (0.485, 0.456, 0.406)
+    optimiser = config.optimiser
+    assert (optimiser.lr, optimiser.betas, optimiser.weight_decay) == (1e-4, (0.9, 0.999), 0)
+    assert (optimiser.schedule, optimiser.decay, optimiser.decay_every) == ("step", 0.8, 10_000)
+    assert config.seeds == (0, 1, 2, 3, 4)
+    assert (config.critic, config.margin.kind, config.grouping.method) == (
+        "caf",
+        "adaptive",
+        "otsu",
+    )
+    assert (config.margin.constant, config.margin.linear_start, config.margin.linear_step) == (
+        0.2, 0.1, 5e-3)  # fmt: skip
+    assert (config.game.n_latent, config.margin.confidence, config.data.augment) == (
+        16,
+        0.05,
+        "crop",
+    )
+
+
+def test_table_4_has_a_config_a_row() -> None:
+    rows = {
+        (c.model.backbone, c.critic, c.margin.kind): c.batch_size
+        for c in (read_config(n) for n in SHIPPED if n.startswith("ablation/") and "faces" not in n)
+    }
+    critics = [(k, "adaptive") for k in ("none", "fisher", "sphere", "gram", "caf")]
+    critics += [("caf", "constant"), ("caf", "linear")]
+    assert rows == {
+        (backbone, *critic): batch_size
+        for backbone, batch_size in (("alexnet", 256), ("resnet18", 128))
+        for critic in critics
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("critik: caf", "there is no critik: did you mean critic?"),
+        ("margin: {kindd: constant}", "there is no margin.kindd: did you mean margin.kind?"),
+        ("lr: 1e-3", "there is no lr: did you mean optimiser.lr?"),
+        ("zzz: 1", "expected one of data, crop, model, critic"),
+        ("margin: {kind: konstant}", "margin.kind is 'konstant': .*'adaptive', 'constant' or 'lin"),
+        ("batch_size: many", "batch_size is 'many': .*integer"),
+        ("margin: 3", "margin is 3: expected a section with kind, constant"),
+        ("seeds: 3", "seeds is 3: .*list"),
+        ("seeds: [1, 1]", r"seeds is \[1, 1\]: expected each once"),
+        ("critic: false", "critic is False: input should be 'none'"),
+        ("data: {fold: 5}", "data.fold is 5: expected 0 to 4"),
+        ("iterations: 0", "iterations is 0: expected 1 or more"),
+        ("optimiser: {lr: -1}", "optimiser.lr is -1.0: expected more than 0"),
+        ("optimiser: {betas: [0.9, 1.0]}", r"optimiser.betas\[1\] is 1.0"),
+        ("crop: {size: 0}", "crop size is 0"),
+        ("seeds: [0]\nseeds: [1]", "duplicate key"),
+        ("- a\n- b", "holds a list: expected"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        read(tmp_path, text)
+    assert "my.yaml" in str(error.value)
+
+
+def test_changes_come_over_the_file(tmp_path: Path) -> None:
+    config = read(
+        tmp_path, "optimiser: {lr: 1e-2, warmup: 7}", "optimiser.lr=3e-3", "seeds=[1, 2]",
+        "data.root=/faces", "margin.detach=true", "model.pool=null",
+    )  # fmt: skip
+    assert (config.optimiser.lr, config.optimiser.warmup, config.seeds) == (3e-3, 7, (1, 2))
+    assert (config.data.root, config.margin.detach) == (Path("/faces"), True)
+    with pytest.raises(UsageError, match=r"--set optimiser.lrr=1: there is no optimiser.lrr"):
+        read(tmp_path, "", "optimiser.lrr=1")
+    with pytest.raises(UsageError, match=r"--set batch_size: expected key.sub=value"):
+        read(tmp_path, "", "batch_size")
+
+
+def test_a_config_is_found_as_a_path_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_config("quickstart").data.dataset == "synthetic"
+    (tmp_path / "quickstart.yaml").write_text("batch_size: 9")
+    assert read_config("quickstart.yaml").batch_size == 9
+    with pytest.raises(UsageError, match=r"no such config file.*quickstart\.yaml"):
+        read_config("slowstart")
+
+
+def test_what_is_resolved_has_the_types_of_the_defaults() -> None:
+    values = asdict(TrainConfig())
+    values["iterations"] = "70"
+    assert parse_config(values, "here").iterations == 70
+
+
+@pytest.mark.parametrize(
+    ("size", "pool"), [(224, 6), (112, 2), (64, 1), (48, 1)],
+)  # fmt: skip
+def test_the_head_fits_the_crop(size: int, pool: int) -> None:
+    import torch
+    from torchvision.models import alexnet
+
+    values = asdict(TrainConfig())
+    values["crop"]["size"] = size
+    assert parse_config(values, "here").pool == pool
+    if size >= 64:
+        assert alexnet(weights=None).features(torch.zeros(1, 3, size, size)).shape[-1] == pool
