@@ -21,9 +21,9 @@ LEAVES = {"errors", "metrics"}
 WITH_RICH_OR_TYPER = {"cli", "console"}
 
 
-def imports(path: Path) -> set[str]:
+def imports(tree: ast.AST) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -31,9 +31,18 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def is_exempt(node: ast.stmt) -> bool:
+    """The command `train` may import the package inside; and a type checker sees what it wants."""
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name):
+        return node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef) and node.name == "train"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 def test_arrows_point_one_way(path: Path) -> None:
-    packages = {name.split(".")[0] for name in imports(path)}
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not is_exempt(node)]
+    packages = {name.split(".")[0] for name in imports(tree)}
     assert "train" not in packages
     if path.stem in LEAVES:
         assert "vafer" not in packages

@@ -1,22 +1,22 @@
-"""Pictures of faces with expression labels → crops with valence and arousal.
+"""Data sets → faces to train on and faces to score on, with labels and persons.
 
-A picture goes through what annotation does to a frame: the same detector code, the same alignment.
-Small pictures are enlarged and surrounded by their repeated edge for detection alone; the crop is
-taken from the picture as it is.
+Persons never cross over: a split that has one on both sides is refused.
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import polars as pl
 
-from vafer.crops import FACE_TEMPLATE, GREY_WEIGHTS, CropSpec, Patch, cut, warp
+from train.cache import CropStore, cached_crops
+from train.config import TrainConfig
+from train.synthetic import draw_faces
 from vafer.errors import UsageError
 from vafer.faces import Detector
 
@@ -30,133 +30,172 @@ EXPRESSION_NORMS = {
     "sad": (-0.63, -0.27),
     "neutral": (0.0, 0.0),
 }
-DETECTION_SIDE = 192  # pictures are enlarged to this shorter side, where fewest faces are missed
-SURROUNDINGS = 0.25  # of that side, added around the picture for detection
-HELD_OUT_SHARE = 0.2  # of the identities of LFW
-CROPS_AT_ONCE = 256
+NO_IDENTITY = "facial-expressions"  # of LFW: a file name that names nobody
+SYNTHETIC_SUBJECTS = (60, 20)  # to train on, to score on
+SYNTHETIC_EACH = 40
 
 
 @dataclass(frozen=True, slots=True)
 class FaceSet:
-    """Crops with labels.
+    """Crops with labels and persons, N of them.
 
-    crops: uint8 (N, S, S, 1) grey or (N, S, S, 3) RGB. labels: float32 (N, 2), valence and arousal.
-    expressions: (N,) names. n_detected: how many were aligned by landmarks; the others, in which no
-    face was found, were taken whole.
+    crops: uint8 (M, C, S, S), or a store of M. rows: which of them, int64 (N,). labels: float32
+    (N, 2), valence and arousal. subjects: (N,), str or None where the data set names none.
+    expressions: (N,), str or None.
     """
 
     name: str
-    crops: np.ndarray
+    crops: np.ndarray | CropStore
+    rows: np.ndarray
     labels: np.ndarray
+    subjects: np.ndarray
     expressions: np.ndarray
-    n_detected: int
 
     def __len__(self) -> int:
-        return len(self.crops)
+        return len(self.rows)
+
+    def where(self, chosen: np.ndarray, *, name: str) -> "FaceSet":
+        """Those of `chosen`, bool (N,)."""
+        return replace(
+            self,
+            name=name,
+            rows=self.rows[chosen],
+            labels=self.labels[chosen],
+            subjects=self.subjects[chosen],
+            expressions=self.expressions[chosen],
+        )
 
 
-def load_faces(
-    folder: Path,
-    detector: Detector,
-    spec: CropSpec,
-    cache: Path,
-    on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-    *,
-    held_out_only: bool = False,
-) -> dict[str, FaceSet]:
-    """Crops of FER2013 and LFW: `fer_train`, `fer_test`, `lfw_train` and `lfw_test`.
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What to train on, and what to score on; no person is in both.
 
-    The two parts of LFW share no identity. Crops are made once and kept under `cache`.
-    Raises UsageError when a file is missing.
+    train: one or more sets, trained on together. facts: what a model card says of the data.
     """
-    fer = _read(folder / "fer2013.parquet")
-    lfw = _read(folder / "lfw_expressions.parquet")
-    held_out = np.array([_is_held_out(identity) for identity in lfw["identity"]])
-    every = {
-        "fer_train": fer.filter(pl.col("split") == "train"),
-        "fer_test": fer.filter(pl.col("split") == "test"),
-        "lfw_train": lfw.filter(~held_out),
-        "lfw_test": lfw.filter(held_out),
+
+    train: tuple[FaceSet, ...]
+    held_out: tuple[FaceSet, ...]
+    facts: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for faces in (*self.train, *self.held_out):
+            if not np.isfinite(faces.labels).all():
+                raise UsageError(f"{faces.name} has labels that are not finite")
+        ours = {s for faces in self.train for s in faces.subjects if s is not None}
+        for faces in self.held_out:
+            both = sorted(ours & {s for s in faces.subjects if s is not None})
+            if both:
+                raise UsageError(
+                    f"{len(both)} subjects of {faces.name} are trained on too: "
+                    f"{', '.join(both[:5])}{', …' if len(both) > 5 else ''}. "
+                    "Scores on them would not be person-independent: split by subject"
+                )
+
+
+def load_split(
+    config: TrainConfig, on_progress: Callable[[str, int, int], None] = lambda name, done, n: None
+) -> Split:
+    """The faces of `config.data`. Raises UsageError where something is missing."""
+    match config.data.dataset:
+        case "synthetic":
+            return _synthetic(config)
+        case "faces":
+            return _faces(config, on_progress)
+        case other:
+            raise UsageError(
+                f"data.dataset is {other}: this version reads `faces` and `synthetic` only; "
+                "the readers of the published data sets come next"
+            )
+
+
+def default_root(dataset: str) -> Path:
+    """$VAFER_DATA/<dataset>; VAFER_DATA is `data` where it is not set."""
+    return Path(os.environ.get("VAFER_DATA", "data")) / dataset
+
+
+def _synthetic(config: TrainConfig) -> Split:
+    sets = []
+    for part, (name, n_subjects) in enumerate(
+        zip(("synthetic_train", "synthetic_test"), SYNTHETIC_SUBJECTS, strict=True)
+    ):
+        size = config.crop.size + 2 * config.data.border
+        drawn = draw_faces(n_subjects, SYNTHETIC_EACH, size=size, seed=part, prefix=name)
+        sets.append(drawn_faces(name, drawn.crops, drawn.labels, drawn.subjects))
+    return Split((sets[0],), (sets[1],), {"labels": "drawn"})
+
+
+def drawn_faces(name: str, crops: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> FaceSet:
+    """Crops (N, S, S, C) that are in memory already."""
+    return FaceSet(
+        name,
+        crops.transpose(0, 3, 1, 2),
+        np.arange(len(crops)),
+        labels,
+        subjects.astype(object),
+        np.full(len(crops), None, object),
+    )
+
+
+def _faces(config: TrainConfig, on_progress: Callable[[str, int, int], None]) -> Split:
+    """FER2013 and LFW with expression labels: FER2013's own test split, and one fold of LFW."""
+    data = config.data
+    root = data.root or default_root("faces")
+    if data.detector is None:
+        raise UsageError("data.detector is not set: name an ONNX face detector with landmarks")
+    detector = Detector(data.detector)
+    tables = {
+        "fer2013": _read(root / "fer2013.parquet"),
+        "lfw": _read(root / "lfw_expressions.parquet").filter(pl.col("identity") != NO_IDENTITY),
     }
-    return {
-        name: _cached_crops(name, rows, detector, spec, cache, partial(on_progress, name))
-        for name, rows in every.items()
-        if name.endswith("_test") or not held_out_only
+    every = {}
+    for name, table in tables.items():
+        store = cached_crops(
+            name,
+            table["jpeg"].to_list(),
+            detector,
+            config.crop.widened(data.border),
+            data.cache or default_root("crops"),
+            partial(on_progress, name),
+        )
+        subjects = table["identity"].to_numpy().astype(object) if name == "lfw" else None
+        every[name] = FaceSet(
+            name,
+            store,
+            np.arange(len(table)),
+            np.array([EXPRESSION_NORMS[e] for e in table["expression"]], np.float32),
+            np.full(len(table), None, object) if subjects is None else subjects,
+            table["expression"].to_numpy().astype(object),
+        )
+    in_test = (tables["fer2013"]["split"] == "test").to_numpy()
+    fold = np.array([fold_of(str(s), data.n_folds) for s in every["lfw"].subjects])
+    train = (
+        every["fer2013"].where(~in_test, name="fer_train"),
+        every["lfw"].where(fold != data.fold, name="lfw_train"),
+    )
+    held_out = (
+        every["fer2013"].where(in_test, name="fer_test"),
+        every["lfw"].where(fold == data.fold, name="lfw_test"),
+    )
+    facts = {
+        "detector_sha256": detector.sha256,
+        "labels": "norms of the expression (Russell & Mehrabian 1977), one point a class",
+        "sets": {f.name: _count(f) for f in (*train, *held_out)},
     }
+    return Split(train, held_out, facts)
+
+
+def _count(faces: FaceSet) -> dict[str, int]:
+    assert isinstance(faces.crops, CropStore)
+    return {"faces": len(faces), "aligned": int(faces.crops.is_aligned[faces.rows].sum())}
 
 
 def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
-        raise UsageError(f"{path} is missing: --faces is the folder that holds it")
+        raise UsageError(f"{path} is missing: data.root names the folder that holds it")
     return pl.read_parquet(path).filter(pl.col("expression").is_in(list(EXPRESSION_NORMS)))
 
 
-def _is_held_out(identity: str) -> bool:
-    """Assign an identity to training or test by its name alone, whatever else is in the file."""
-    return int(hashlib.sha256(identity.encode()).hexdigest(), 16) % 1000 < 1000 * HELD_OUT_SHARE
-
-
-def _cached_crops(
-    name: str,
-    rows: pl.DataFrame,
-    detector: Detector,
-    spec: CropSpec,
-    cache: Path,
-    on_progress: Callable[[int, int], None],
-) -> FaceSet:
-    pictures = hashlib.sha256(b"".join(rows["jpeg"])).hexdigest()
-    key = json.dumps([spec.to_dict(), detector.sha256, pictures, DETECTION_SIDE, SURROUNDINGS])
-    path = cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
-    if path.is_file():
-        with np.load(path) as stored:
-            crops, n_detected = stored["crops"], int(stored["n_detected"])
-    else:
-        crops, n_detected = _make_crops(rows["jpeg"].to_list(), detector, spec, on_progress)
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, crops=crops, n_detected=n_detected)
-        temporary.replace(path)
-    labels = np.array([EXPRESSION_NORMS[e] for e in rows["expression"]], np.float32)
-    return FaceSet(name, crops, labels, rows["expression"].to_numpy(), n_detected)
-
-
-def _make_crops(
-    jpegs: list[bytes],
-    detector: Detector,
-    spec: CropSpec,
-    on_progress: Callable[[int, int], None],
-) -> tuple[np.ndarray, int]:
-    crops = np.empty((len(jpegs), spec.size, spec.size, 1 if spec.grey else 3), np.uint8)
-    n_detected = 0
-    for start in range(0, len(jpegs), CROPS_AT_ONCE):
-        patches: list[Patch] = []
-        for jpeg in jpegs[start : start + CROPS_AT_ONCE]:
-            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-            if picture is None:
-                raise UsageError(f"picture {start + len(patches)} of a face set is no JPEG")
-            landmarks = find_landmarks(picture, detector)
-            n_detected += landmarks is not None
-            if landmarks is None:
-                landmarks = np.array(FACE_TEMPLATE) * picture.shape[1::-1]
-            whole = np.array([[0, 0, *picture.shape[1::-1]]])
-            matrix = spec.matrices(whole, landmarks[None])[0]
-            patches.append(cut(picture, matrix, spec.size))
-        found = warp(patches, spec.size)
-        if spec.grey:
-            found = (found * found.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        crops[start : start + len(patches)] = found.round().byte().permute(0, 2, 3, 1).numpy()
-        on_progress(start + len(patches), len(jpegs))
-    return crops, n_detected
-
-
-def find_landmarks(picture: np.ndarray, detector: Detector) -> np.ndarray | None:
-    """Landmarks (5, 2) of the best face of a picture that shows little else; None without one."""
-    scale = max(1.0, DETECTION_SIDE / min(picture.shape[:2]))
-    enlarged = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    pad = round(min(enlarged.shape[:2]) * SURROUNDINGS)
-    padded = cv2.copyMakeBorder(enlarged, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    faces = detector.detect(padded)
-    if not len(faces) or faces.landmarks is None:
-        return None
-    # Pixel centres: the middle of the first pixel is 0 before and after enlarging.
-    return (faces.landmarks[0] - pad + 0.5) / scale - 0.5
+def fold_of(subject: str, n_folds: int) -> int:
+    """A person's fold, by the name alone, whatever else is in the data set."""
+    share = int(hashlib.sha256(subject.encode()).hexdigest(), 16) % 1000 / 1000
+    return int(share * n_folds)

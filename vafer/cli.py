@@ -171,8 +171,79 @@ def annotate(
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
+@app.command()
+def train(
+    config: Annotated[
+        str,
+        typer.Option(
+            help="YAML file, or the name of one that ships, such as quickstart.yaml.",
+            show_default=False,
+        ),
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value of the config, as in optimiser.lr=1e-3; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="runs/<name of the config>")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly where the run in the folder stopped.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the whole config as it would be used, and stop."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
+) -> None:
+    """Train valence and arousal from faces: CAF, its rivals, or plain regression.
+
+    The run folder gets the config, logs, checkpoints, the model file for `annotate --model`, scores
+    and pictures. A first Ctrl-C stops after the iteration and keeps it: `--resume` goes on. Exit
+    code 0: done; 1: a loss was not finite; 2: nothing was done; 130: interrupted.
+
+    Several GPUs: `torchrun --nproc-per-node=N -m train --config …`.
+    """
+    with _errors_shown(
+        interrupted="stopped after the iteration: the same command with --resume goes on"
+    ):
+        from train.config import read_config, to_yaml
+
+        settings = read_config(config, changes or [])
+        if dry_run:
+            typer.echo(to_yaml(settings), nl=False)
+            return
+        from train.loop import DivergedError
+        from train.run import train as run
+
+        leads = os.environ.get("RANK", "0") == "0"
+        with console.training_display(quiet=quiet or not leads) as show:
+            _interrupts_raise()
+            try:
+                outcome = run(
+                    settings,
+                    out or Path("runs") / Path(config).stem,
+                    resume=resume,
+                    on_report=show,
+                    on_notice=console.show_notice if not quiet else lambda text: None,
+                )
+            except DivergedError as error:
+                console.show_error(str(error))
+                raise typer.Exit(EXIT_SOME_FAILED) from error
+        if leads and not quiet:
+            console.show_outcome(outcome)
+
+
 @contextmanager
-def _errors_shown() -> Iterator[None]:
+def _errors_shown(
+    *,
+    interrupted: str = "finished videos are kept: the same command, without --overwrite, goes on",
+) -> Iterator[None]:
     try:
         yield
     except VaferError as error:
@@ -181,9 +252,7 @@ def _errors_shown() -> Iterator[None]:
             EXIT_SOME_FAILED if isinstance(error, OutputError) else EXIT_USAGE
         ) from error
     except KeyboardInterrupt:
-        console.show_error(
-            "interrupted; finished videos are kept: the same command, without --overwrite, goes on"
-        )
+        console.show_error(f"interrupted; {interrupted}")
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait for them
+    from train.run import Outcome, Report
     from vafer.annotation import Progress, Results
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -100,6 +101,75 @@ def _problems(results: "Results") -> Iterator[str]:
             yield _printable(f"partial: {row['video']}: {row['error']}")
         elif row["n_frames_analysed"] == 0:
             yield _printable(f"empty: {row['video']}: no frame between the start and end asked for")
+
+
+@contextmanager
+def training_display(*, quiet: bool) -> Iterator[Callable[["Report"], None]]:
+    """A bar over the iterations with the losses of the last logged one; silent unless watched."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    if quiet or not stderr.is_terminal:
+        yield lambda report: None
+        return
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}", markup=False),
+        console=stderr,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("loading faces", total=1, losses="", start=False)
+        seed = None
+
+        def show(report: "Report") -> None:
+            nonlocal seed
+            if report.seed != seed:
+                seed = report.seed
+                bar.reset(task, total=report.total, description=f"seed {seed}")
+            bar.update(task, completed=report.entry["step"], losses=_losses(report.entry))
+
+        yield show
+
+
+def _losses(entry: dict[str, Any]) -> str:
+    """A logged step in one line; what the critic does is left out where there is none."""
+    words = [f"L_AV {entry['loss_av']:.3f}"]
+    if "loss_critic" in entry:
+        words.append(f"L_c {entry['loss_critic']:.3g}, L_adv {entry['loss_adv']:.3g}")
+    if "margin_mi" in entry:
+        words.append(f"margin {entry['margin_mi']:.2f} + {entry['margin_delta']:.2f}")
+    if entry["n_strong"] is not None:
+        words.append(f"{entry['n_strong']} strong, {entry['n_weak']} weak")
+    if entry["skipped_steps"]:
+        words.append(f"{entry['skipped_steps']} skipped")
+    return "; ".join([*words, f"{entry['images_per_s']:.0f} images/s"])
+
+
+def show_outcome(outcome: "Outcome") -> None:
+    """Print the scores of a training run; mean ± standard deviation where it has several seeds."""
+    n_seeds = len(outcome.scores)
+    for name, by_dimension in outcome.summary().items():
+        table = Table(box=None, pad_edge=False, title=name, title_justify="left")
+        table.add_column("")
+        for score in ("RMSE", "SAGR", "PCC", "CCC"):
+            table.add_column(score, justify="right")
+        for dimension, found in by_dimension.items():
+            table.add_row(dimension, *(_with_deviation(found[s]) for s in found))
+        stdout.print(table)
+    if n_seeds > 1:
+        stdout.print(f"mean ± standard deviation over {n_seeds} seeds")
+    for path in outcome.models.values():
+        stdout.print(f"model: {path}", markup=False)
+    stdout.print(f"scores, logs and pictures: {outcome.out}", markup=False)
+
+
+def _with_deviation(found: dict[str, float | None]) -> str:
+    if found["mean"] is None:
+        return "undefined"
+    return f"{found['mean']:.3f}" + (f" ± {found['sd']:.3f}" if found["sd"] is not None else "")
 
 
 def _printable(text: str) -> str:

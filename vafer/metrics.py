@@ -18,7 +18,7 @@ def sagr(label: np.ndarray, predicted: np.ndarray) -> float | None:
 
 def pcc(label: np.ndarray, predicted: np.ndarray) -> float | None:
     """Pearson correlation of two series (N,); None when one is constant or N < 2."""
-    if len(label) < 2:
+    if _is_constant(label) or _is_constant(predicted):
         return None
     deviation = np.std(label) * np.std(predicted)
     return float(_covariance(label, predicted) / deviation) if deviation else None
@@ -26,7 +26,7 @@ def pcc(label: np.ndarray, predicted: np.ndarray) -> float | None:
 
 def ccc(label: np.ndarray, predicted: np.ndarray) -> float | None:
     """Lin's concordance correlation of two series (N,); None when one is constant or N < 2."""
-    if len(label) < 2 or not np.std(label) or not np.std(predicted):
+    if _is_constant(label) or _is_constant(predicted):
         return None
     apart = np.var(label) + np.var(predicted) + (np.mean(label) - np.mean(predicted)) ** 2
     return float(2 * _covariance(label, predicted) / apart)
@@ -39,6 +39,11 @@ def scores(label: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, floa
         dimension: {name: f(label[:, i], predicted[:, i]) for name, f in functions.items()}
         for i, dimension in enumerate(("valence", "arousal"))
     }
+
+
+def _is_constant(series: np.ndarray) -> bool:
+    """By its range: the deviation of a constant is often a little above 0."""
+    return len(series) < 2 or not np.ptp(series)
 
 
 def _covariance(label: np.ndarray, predicted: np.ndarray) -> float:

@@ -26,10 +26,10 @@ class AVNet(nn.Module):
 
     backbone: `alexnet` (the paper's "AlexNet (tuned)") or `resnet18`. pool: AlexNet's feature map
     is averaged to pool × pool; 6 fits an input of 224 pixels, 2 one of 112, 1 one of 64. ResNet18
-    is pooled to one vector whatever the input, so pool is 1.
+    is pooled to one vector whatever the input, so pool is 1. dropout: of the regressor in training.
     """
 
-    def __init__(self, backbone: Backbone, pool: int) -> None:
+    def __init__(self, backbone: Backbone, pool: int, *, dropout: float = 0.5) -> None:
         super().__init__()
         # Imported here: it takes longer than the rest of this module, and loading needs it alone.
         from torchvision import models
@@ -48,10 +48,10 @@ class AVNet(nn.Module):
         else:
             raise ModelError(f"backbone is {backbone!r}: expected 'alexnet' or 'resnet18'")
         self.regressor = nn.Sequential(
-            nn.Dropout(0.5),
+            nn.Dropout(dropout),
             nn.Linear(self.n_features, 64),
             nn.ReLU(),
-            nn.Dropout(0.5),
+            nn.Dropout(dropout),
             nn.Linear(64, 8),
             nn.ReLU(),
             nn.Linear(8, 2),

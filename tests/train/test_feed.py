@@ -1,0 +1,218 @@
+"""Crops are made once, kept, and fed the same from memory and from disk."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from tests.train.toys import CPU, toy_config, toy_faces
+from train import cache
+from train.cache import cached_crops, find_landmarks
+from train.config import DataConfig
+from train.data import EXPRESSION_NORMS, FaceSet, Split, fold_of, load_split
+from train.feed import Feed
+from vafer.crops import FACE_TEMPLATE, CropSpec, cut, warp
+from vafer.errors import UsageError
+from vafer.faces import Detector
+
+SPEC = CropSpec(size=64, grey=True)
+
+
+@pytest.fixture(scope="session")
+def few_faces(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like ../shared/faces with 48 pictures of each set."""
+    folder = tmp_path_factory.mktemp("faces")
+    fer = pl.scan_parquet(shared / "faces" / "fer2013.parquet")
+    halves = [
+        fer.filter(pl.col("split") == split).head(24).collect() for split in ("train", "test")
+    ]
+    pl.concat(halves).write_parquet(folder / "fer2013.parquet")
+    lfw = pl.scan_parquet(shared / "faces" / "lfw_expressions.parquet").head(48).collect()
+    lfw.write_parquet(folder / "lfw_expressions.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def jpegs(few_faces: Path) -> list[bytes]:
+    return pl.read_parquet(few_faces / "lfw_expressions.parquet")["jpeg"].to_list()
+
+
+def config(folder: Path, detector: Path | None, tmp_path: Path, **changes: object):
+    data = {"dataset": "faces", "root": folder, "detector": detector, "cache": tmp_path,
+            "border": 4, **changes}  # fmt: skip
+    return toy_config(data=DataConfig(**data))
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_crops_are_those_of_annotation(
+    grey: bool, jpegs: list[bytes], yunet: Path, tmp_path: Path
+) -> None:
+    spec, detector = CropSpec(size=64, grey=grey), Detector(yunet)
+    store = cached_crops("some", jpegs[:8], detector, spec, tmp_path)
+    assert len(store) == 8
+    assert store.is_aligned.all()
+    for i, jpeg in enumerate(jpegs[:8]):
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+        matrix = spec.matrices(np.zeros((1, 4)), find_landmarks(picture, detector)[None])[0]
+        expected = warp([cut(picture, matrix, 64)], 64)[0]
+        found = torch.from_numpy(store.decode(i))
+        assert found.shape == ((1, 64, 64) if grey else (3, 64, 64))
+        normalised = [spec.normalise(c.expand(1, 3, -1, -1)) for c in (found, expected)]
+        apart = (normalised[0] - normalised[1]).abs().mean() * 255 * 0.225
+        assert apart < 2  # grey levels: the crop was compressed
+
+
+def test_crops_are_made_once_and_an_interrupted_job_goes_on(
+    jpegs: list[bytes], yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "CROPS_IN_A_PART", 10)
+    detector = Detector(yunet)
+    told: list[tuple[int, int]] = []
+
+    def interrupt(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_crops("some", jpegs, detector, SPEC, tmp_path, interrupt)
+    told.clear()
+    store = cached_crops("some", jpegs, detector, SPEC, tmp_path, lambda *a: told.append(a))
+    assert told == [(30, 48), (40, 48), (48, 48)]
+    assert len(store) == 48
+    told.clear()
+    cached_crops("some", jpegs, detector, SPEC, tmp_path, lambda *a: told.append(a))
+    assert not told
+    (folder,) = tmp_path.iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == [f"0000{i}.arrow" for i in range(5)]
+    whole = cached_crops("some", jpegs[:48], detector, SPEC, tmp_path / "other")
+    assert all((whole.decode(i) == store.decode(i)).all() for i in range(48))
+    assert len(list(tmp_path.iterdir())) == 2
+    cached_crops("some", jpegs, detector, CropSpec(size=32, grey=True), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3  # other crops lie elsewhere
+
+
+def test_a_damaged_part_and_a_bad_picture_are_named(
+    jpegs: list[bytes], yunet: Path, tmp_path: Path
+) -> None:
+    detector = Detector(yunet)
+    cached_crops("some", jpegs[:3], detector, SPEC, tmp_path)
+    (part,) = tmp_path.rglob("*.arrow")
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"00000\.arrow cannot be read .*delete it"):
+        cached_crops("some", jpegs[:3], detector, SPEC, tmp_path)
+    with pytest.raises(UsageError, match="picture 1 of bad cannot be decoded"):
+        cached_crops("bad", [jpegs[0], b"no picture"], detector, SPEC, tmp_path)
+
+
+def test_landmarks_are_in_pixels_of_the_small_picture(shared: Path, yunet: Path) -> None:
+    """Found in a face shrunk to 48 pixels, they lie where they lie in the large one."""
+    picture = cv2.imread(str(shared / "faces" / "six_faces.jpg"), cv2.IMREAD_COLOR_RGB)
+    detector = Detector(yunet)
+    faces = detector.detect(picture)
+    x1, y1, x2, y2 = faces.boxes[0].astype(int)
+    side = max(x2 - x1, y2 - y1) + 24
+    x, y = (x1 + x2 - side) // 2, (y1 + y2 - side) // 2
+    small = cv2.resize(picture[y : y + side, x : x + side], (48, 48), interpolation=cv2.INTER_AREA)
+    found = find_landmarks(small, detector)
+    assert found is not None
+    expected = (faces.landmarks[0] - [x, y] + 0.5) * 48 / side - 0.5
+    np.testing.assert_allclose(found, expected, atol=2.5)  # a face of 48 pixels is found roughly
+    assert find_landmarks(np.full((48, 48, 3), 90, np.uint8), detector) is None
+
+
+def test_the_template_is_where_landmarks_lie_in_fer2013(shared: Path, yunet: Path) -> None:
+    """FACE_TEMPLATE is a measurement: the mean over FER2013's pictures, within 3 % of a side."""
+    fer = pl.scan_parquet(shared / "faces" / "fer2013.parquet").head(300).collect()
+    detector = Detector(yunet)
+    found = []
+    for jpeg in fer["jpeg"]:
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+        landmarks = find_landmarks(picture, detector)
+        if landmarks is not None:
+            found.append(landmarks / 48)
+    assert len(found) > 250
+    np.testing.assert_allclose(np.mean(found, axis=0), FACE_TEMPLATE, atol=0.03)
+
+
+def test_sets_are_labelled_and_share_no_person(
+    few_faces: Path, yunet: Path, tmp_path: Path
+) -> None:
+    split = load_split(config(few_faces, yunet, tmp_path))
+    sets = {f.name: f for f in (*split.train, *split.held_out)}
+    assert set(sets) == {"fer_train", "lfw_train", "fer_test", "lfw_test"}
+    assert len(sets["fer_train"]) == len(sets["fer_test"]) == 24
+    assert len(sets["lfw_train"]) + len(sets["lfw_test"]) == 48
+    assert not {*sets["lfw_train"].subjects} & {*sets["lfw_test"].subjects}
+    assert split.facts["sets"]["fer_test"]["faces"] == 24
+    for faces in sets.values():
+        for label, name in zip(faces.labels, faces.expressions, strict=True):
+            assert tuple(label) == pytest.approx(EXPRESSION_NORMS[name])
+    other = load_split(config(few_faces, yunet, tmp_path, fold=1))
+    held_out = [{*s.held_out[1].subjects} for s in (split, other)]
+    assert not held_out[0] & held_out[1]
+
+
+def test_folds_are_even_and_by_name_alone(shared: Path) -> None:
+    lfw = pl.read_parquet(shared / "faces" / "lfw_expressions.parquet", columns=["identity"])
+    folds = np.array([fold_of(name, 5) for name in lfw["identity"].unique()])
+    assert (np.abs(np.bincount(folds) / len(folds) - 0.2) < 0.02).all()
+
+
+def test_a_person_on_both_sides_is_refused_by_name() -> None:
+    train, test = toy_faces(name="a"), toy_faces(name="b", seed=1)
+    Split((train,), (test,), {})
+    test.subjects[3] = "a-5"
+    with pytest.raises(UsageError, match=r"1 subjects of b are trained on too: a-5\."):
+        Split((train,), (test,), {})
+
+
+def test_labels_that_are_not_finite_are_refused() -> None:
+    faces = toy_faces()
+    faces.labels[2, 1] = np.nan
+    with pytest.raises(UsageError, match="toy has labels that are not finite"):
+        Split((faces,), (), {})
+
+
+def test_what_is_missing_is_named(tmp_path: Path, yunet: Path) -> None:
+    with pytest.raises(UsageError, match=r"fer2013\.parquet is missing: data\.root"):
+        load_split(config(tmp_path, yunet, tmp_path))
+    with pytest.raises(UsageError, match=r"data\.detector is not set"):
+        load_split(config(tmp_path, None, tmp_path))
+    with pytest.raises(UsageError, match=r"data\.dataset is aff-wild"):
+        load_split(toy_config(data=DataConfig(dataset="aff-wild")))
+
+
+def test_a_feed_gives_the_same_from_memory_and_from_disk(
+    few_faces: Path, yunet: Path, tmp_path: Path
+) -> None:
+    split = load_split(config(few_faces, yunet, tmp_path))
+    whole = [f.crops.decode(int(row)) for f in split.train for row in f.rows]
+    orders = [np.array([3, 0, 40]), np.array([7]), *(np.arange(i, i + 4) for i in range(12))]
+    for in_memory in ("always", "never", "auto"):
+        feed = Feed(split.train, CPU, in_memory)
+        assert (feed.decoded is None) == (in_memory == "never")
+        assert len(feed) == len(whole)
+        batches = list(feed.batches(orders))
+        assert len(batches) == len(orders)
+        for order, batch in zip(orders, batches, strict=True):
+            np.testing.assert_array_equal(batch.numpy(), [whole[i] for i in order])
+
+
+def test_a_set_too_large_for_the_memory_stays_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    faces = toy_faces()
+    monkeypatch.setattr("train.feed.free_memory", lambda device: faces.crops.nbytes * 1.9)
+    assert Feed([faces], CPU).decoded is None
+    monkeypatch.setattr("train.feed.free_memory", lambda device: faces.crops.nbytes * 2.1)
+    assert Feed([faces], CPU).decoded is not None
+
+
+def test_crops_of_two_sizes_do_not_mix() -> None:
+    small = toy_faces()
+    large = FaceSet("large", np.zeros((64, 1, 90, 90), np.uint8), small.rows, small.labels,
+                    small.subjects, small.expressions)  # fmt: skip
+    with pytest.raises(UsageError, match="several shapes"):
+        Feed([small, large], CPU)

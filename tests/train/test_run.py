@@ -1,0 +1,315 @@
+"""A whole run in its folder, by function and by command line; resumed, refused, summed up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.toys import toy_config, toy_faces, toy_split
+from train import run as module
+from train.config import GroupingConfig, TrainConfig, read_config
+from train.data import Split
+from train.loop import DivergedError
+from train.run import Outcome, Report, hash_subject, train
+from vafer import metrics
+from vafer.errors import UsageError
+from vafer.model import load_model, read_card
+
+FILES = {
+    "config.yaml", "log.jsonl", "evaluations.jsonl", "tensorboard", "checkpoints", "scores.json",
+    "model.safetensors", "losses.png", "features.png", "predictions-held_out.png",
+}  # fmt: skip
+LOGGED = {
+    "step", "loss_critic", "loss_adv", "loss_av", "margin_mi", "margin_delta", "n_strong", "n_weak",
+    "critic_steps", "skipped_steps", "lr", "images_per_s",
+}  # fmt: skip
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, list[Report]]:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    reports: list[Report] = []
+    outcome = train(toy_config(), out, split=toy_split(), on_report=reports.append)
+    return out, outcome, reports
+
+
+def test_a_run_leaves_what_is_promised(finished: tuple[Path, Outcome, list[Report]]) -> None:
+    out, _, reports = finished
+    assert {p.name for p in out.iterdir()} == FILES
+    log = lines(out / "log.jsonl")
+    assert [entry["step"] for entry in log] == [2, 4, 6]
+    assert all(set(entry) == LOGGED for entry in log)
+    assert log == [r.entry for r in reports]
+    assert all(e["n_strong"] + e["n_weak"] == 16 for e in log)
+    assert [e["step"] for e in lines(out / "evaluations.jsonl")] == [3, 6]
+    assert read_config(out / "config.yaml") == toy_config()
+    assert any(p.name.startswith("events") for p in (out / "tensorboard").iterdir())
+    assert {p.name for p in (out / "checkpoints").iterdir()} <= {"last.pt", "best.safetensors"}
+    for picture in out.glob("*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_model_file_gives_the_scores(finished: tuple[Path, Outcome, list[Report]]) -> None:
+    out, outcome, _ = finished
+    model = load_model(out / "model.safetensors")
+    assert model.card.training["subjects_sha256"] == sorted(
+        hash_subject(f"toy-{i}") for i in range(8)
+    )
+    assert "critic" not in " ".join(model.net.state_dict())
+    held_out = toy_faces(32, name="held_out", seed=1)
+    middle = torch.from_numpy(held_out.crops[..., 4:-4, 4:-4]).expand(-1, 3, -1, -1)
+    expected = metrics.scores(held_out.labels, model.predict(middle).numpy())
+    written = json.loads((out / "scores.json").read_text())
+    assert written["sets"] == outcome.scores[0]
+    assert written["critic_steps"] + written["skipped_steps"] == written["iterations"] == 6
+    for dimension, found in expected.items():
+        assert written["sets"]["held_out"][dimension] == pytest.approx(found, abs=1e-5)
+    assert model.card.metrics == written["sets"]
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_stopped_run_goes_on_exactly(
+    at: int, finished: tuple[Path, Outcome, list[Report]], tmp_path: Path
+) -> None:
+    """A Ctrl-C in the middle of an iteration keeps it; then model and log equal the whole run's."""
+    out = tmp_path / "whole"
+    calls = 0
+    iterate = module.training_steps
+
+    def strike(*args: object) -> object:
+        nonlocal calls
+        for step in iterate(*args):
+            calls += 1
+            if calls == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "training_steps", strike)
+        with pytest.raises(KeyboardInterrupt):
+            train(toy_config(), out, split=toy_split())
+    assert not (out / "model.safetensors").exists()
+    notices: list[str] = []
+    train(toy_config(), out, split=toy_split(), resume=True, on_notice=notices.append)
+    assert f"seed 0: going on after iteration {at}" in notices
+    whole = finished[0]
+    ours, theirs = (load_model(f / "model.safetensors").net.state_dict() for f in (out, whole))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    without_rate = [
+        [{k: v for k, v in e.items() if k != "images_per_s"} for e in lines(f / "log.jsonl")]
+        for f in (out, whole)
+    ]
+    assert without_rate[0] == without_rate[1]
+    assert lines(out / "evaluations.jsonl") == lines(whole / "evaluations.jsonl")
+    scores = [json.loads((f / "scores.json").read_text()) for f in (out, whole)]
+    assert scores[0] == scores[1]
+
+
+def test_a_longer_run_goes_on_from_a_shorter(tmp_path: Path) -> None:
+    """With a stepped rate the end changes nothing before it, so a run can be made longer."""
+    longer = toy_config(iterations=8)
+    train(toy_config(), tmp_path / "run", split=toy_split())
+    train(longer, tmp_path / "run", split=toy_split(), resume=True)
+    train(longer, tmp_path / "other" / "run", split=toy_split())
+    ours, theirs = (
+        load_model(folder / "run" / "model.safetensors").net.state_dict()
+        for folder in (tmp_path, tmp_path / "other")
+    )
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["iterations"] == 8
+    with pytest.raises(UsageError, match="iterations was 8, is 6: expected as many or more"):
+        train(toy_config(), tmp_path / "run", split=toy_split(), resume=True)
+
+
+def test_folders_in_use_and_other_configs_are_refused(
+    finished: tuple[Path, Outcome, list[Report]],
+) -> None:
+    out = finished[0]
+    with pytest.raises(UsageError, match="holds a run already: --resume goes on"):
+        train(toy_config(), out, split=toy_split())
+    other = toy_config(batch_size=8, grouping=GroupingConfig(method="kmeans"))
+    with pytest.raises(
+        UsageError, match=r"batch_size was 16, is 8; grouping\.method was otsu, is k"
+    ):
+        train(other, out, split=toy_split(), resume=True)
+    notices: list[str] = []
+    again = train(
+        toy_config(log_every=1), out, split=toy_split(), resume=True, on_notice=notices.append
+    )
+    assert "seed 0: finished by an earlier run" in notices
+    assert again.scores == finished[1].scores
+
+
+def test_several_seeds_are_summed_up(tmp_path: Path) -> None:
+    config = toy_config(seeds=(0, 1, 2), iterations=3, critic="none")
+    outcome = train(config, tmp_path / "out", split=toy_split())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "config.yaml", "scores.json", "seed-0", "seed-1", "seed-2",
+    ]  # fmt: skip
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    rmse = [written["seeds"][str(s)]["held_out"]["valence"]["rmse"] for s in range(3)]
+    found = written["over_seeds"]["held_out"]["valence"]["rmse"]
+    assert found == {
+        "mean": pytest.approx(np.mean(rmse)),
+        "sd": pytest.approx(np.std(rmse, ddof=1)),
+    }
+    assert written["over_seeds"] == outcome.summary()
+    assert len(set(rmse)) == 3
+
+
+def test_an_undefined_score_has_no_mean() -> None:
+    one = {"a": {d: {"pcc": p} for d, p in (("valence", None), ("arousal", 0.5))}}
+    two = {"a": {d: {"pcc": 0.7} for d in ("valence", "arousal")}}
+    summary = Outcome(Path(), {}, {0: one, 1: two}).summary()["a"]
+    assert summary["valence"]["pcc"] == {"mean": None, "sd": None}
+    assert summary["arousal"]["pcc"]["mean"] == pytest.approx(0.6)
+
+
+def test_a_run_that_diverges_leaves_the_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.training_steps
+
+    def bad(*args: object) -> object:
+        for step in real(*args):
+            if step.number == 5:
+                raise DivergedError(5, "loss_critic", float("inf"))
+            yield step
+
+    monkeypatch.setattr(module, "training_steps", bad)
+    with pytest.raises(
+        DivergedError, match=r"iteration 5: loss_critic is inf.*last\.pt is the last"
+    ):
+        train(toy_config(), tmp_path / "out", split=toy_split())
+    assert lines(tmp_path / "out" / "log.jsonl")[-1] == {"step": 5, "loss_critic": "inf"}
+    checkpoint = torch.load(tmp_path / "out" / "checkpoints" / "last.pt", weights_only=True)
+    assert checkpoint["progress"]["iteration"] == 3
+
+
+def test_too_many_skipped_steps_are_told(tmp_path: Path) -> None:
+    faces = toy_faces()
+    faces.labels[:] = np.where(faces.labels > 0, 0.5, -0.5)  # one magnitude: all are strong
+    split = Split((faces,), (toy_faces(32, name="held_out", seed=1),), {})
+    notices: list[str] = []
+    train(toy_config(), tmp_path / "out", split=split, on_notice=notices.append)
+    assert any("the critic did not play in 100% of the iterations" in n for n in notices)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import contextmanager
+
+    from train.parallel import Team
+
+    @contextmanager
+    def three(device: str):
+        yield Team(0, 3), torch.device("cpu")
+
+    monkeypatch.setattr(module, "join_team", three)
+    with pytest.raises(UsageError, match="batch_size is 16: expected a multiple of 3 processes"):
+        train(toy_config(), tmp_path / "out", split=toy_split())
+    assert not (tmp_path / "out").exists()
+
+
+# By command line
+
+
+def vafer(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vafer.cli", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+QUICK = ["--set", "iterations=4", "--set", "batch_size=16", "--set", "evaluate_every=2",
+         "--set", "checkpoint_every=2", "--set", "log_every=1"]  # fmt: skip
+
+
+def test_the_command_trains_and_the_model_annotates(
+    tmp_path: Path, sample: Path, yunet: Path
+) -> None:
+    shown = vafer("train", "--config", "quickstart", *QUICK, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "CCC" in shown.stdout
+    assert "iteration 4: synthetic_test" in shown.stderr
+    model = tmp_path / "runs" / "quickstart" / "model.safetensors"
+    assert read_card(model).training["procedure"]["critic"] == "caf"
+    table = tmp_path / "r.parquet"
+    shown = vafer("annotate", sample, "--out", table, "--model", model, "--detector", yunet,
+                  "--every", 10, cwd=tmp_path)  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    shown = vafer("train", "--config", "quickstart", *QUICK, cwd=tmp_path)
+    assert shown.returncode == 2
+    assert "holds a run already" in shown.stderr
+
+
+def test_a_dry_run_prints_the_config_and_writes_nothing(tmp_path: Path) -> None:
+    shown = vafer("train", "--config", "afew_va.yaml", "--set", "margin.kind=linear", "--dry-run",
+                  cwd=tmp_path)  # fmt: skip
+    assert shown.returncode == 0
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "same.yaml").write_text(shown.stdout)
+    assert read_config(tmp_path / "same.yaml") == read_config("afew_va", ["margin.kind=linear"])
+
+
+def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["--config", "none_such"], "no such config file"),
+        (["--config", "quickstart", "--set", "lr=1"], "did you mean optimiser.lr?"),
+        (["--config", "affectnet"], "data.dataset is affectnet"),
+        (["--config", "faces"], "data.detector is not set"),
+    ):
+        shown = vafer("train", *arguments, cwd=tmp_path)
+        assert shown.returncode == 2, shown.stderr
+        assert message in shown.stderr
+        assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_keeps_the_iteration_and_torchrun_starts_several(tmp_path: Path) -> None:
+    many = [*QUICK[:1], "iterations=100000", *QUICK[2:], "--set", "evaluate_every=100000"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "vafer.cli", "train", "--config", "quickstart", *many],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    log = tmp_path / "runs" / "quickstart" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, shown = running.communicate(timeout=60)
+    assert running.returncode == 130, shown
+    assert "--resume goes on" in shown
+    checkpoint = torch.load(log.parent / "checkpoints" / "last.pt", weights_only=True)
+    assert checkpoint["progress"]["iteration"] == lines(log)[-1]["step"]
+
+
+def test_torchrun_trains_as_one(tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "train",
+         "--config", "quickstart", "--out", "two", *QUICK],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert "2 processes" in shown.stderr
+    assert shown.stdout.count("model: ") == 1
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {
+        *(FILES - {"predictions-held_out.png"}), "predictions-synthetic_test.png"}  # fmt: skip
+
+
+def test_every_default_is_reachable() -> None:
+    assert TrainConfig() == read_config("affectnet", ["seeds=[0]"])
+    assert replace(TrainConfig(), seeds=(1,)).seeds == (1,)

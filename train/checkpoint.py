@@ -1,0 +1,64 @@
+"""What a run needs to go on exactly where it was: one file, which appears whole or not at all.
+
+Randomness needs no place in it: every draw is a function of the seed and the iteration.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from train.steps import Players
+from vafer.errors import UsageError
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: iterations done, and of how many the critic played or was skipped.
+
+    best: the highest mean CCC of the first held-out set so far, and where.
+    """
+
+    iteration: int = 0
+    critic_steps: int = 0
+    skipped_steps: int = 0
+    best: float = float("-inf")
+    best_iteration: int = 0
+
+
+def save_checkpoint(path: Path, players: Players, progress: Progress) -> None:
+    """Write players and progress."""
+    state = {
+        "progress": {name: getattr(progress, name) for name in Progress.__slots__},
+        "net": players.net.state_dict(),
+        "critic": players.critic.state_dict() if players.critic else None,
+        "objective": players.objective.state() if players.objective else {},
+        "optimisers": {name: o.state_dict() for name, o in players.optimisers.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        torch.save(state, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, players: Players) -> Progress:
+    """Put players, in place, where a checkpoint has them. Raises UsageError where none fits."""
+    device = next(players.net.parameters()).device
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        players.net.load_state_dict(state["net"])
+        if players.critic is not None and players.objective is not None:
+            players.critic.load_state_dict(state["critic"])
+            players.objective.load_state(state["objective"])
+        for name, optimiser in players.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        return Progress(**state["progress"])
+    except (OSError, UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be resumed from ({error}): expected a checkpoint of this run"
+        ) from error

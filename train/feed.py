@@ -1,0 +1,111 @@
+"""Crops by index → batches on the device, so that the network never waits for them.
+
+The whole set lies decoded on the device where it fits. Otherwise threads decode the batches to come
+into pinned memory, from which they are copied while the device computes.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+import torch
+
+from train.cache import CropStore
+from train.data import FaceSet
+from vafer.errors import UsageError
+
+SHARE_OF_MEMORY = 0.5  # of the device's free memory that a decoded set may take
+BATCHES_AHEAD = 3
+DECODED_AT_ONCE = 64  # crops, per task of a thread
+
+
+class Feed:
+    """The crops of some sets, one after the other, as uint8 (n, C, S, S) on a device."""
+
+    def __init__(
+        self,
+        sets: Sequence[FaceSet],
+        device: torch.device,
+        in_memory: Literal["auto", "always", "never"] = "auto",
+    ) -> None:
+        self.device = device
+        self.sources = [(faces.crops, row) for faces in sets for row in faces.rows.tolist()]
+        shapes = {_shape(faces) for faces in sets}
+        if len(shapes) != 1:
+            raise UsageError(f"crops of several shapes in one feed: {sorted(shapes)}")
+        self.shape = shapes.pop()
+        n_bytes = len(self.sources) * int(np.prod(self.shape))
+        fits = n_bytes <= SHARE_OF_MEMORY * free_memory(device)
+        self.decoded: torch.Tensor | None = None
+        if in_memory == "always" or (in_memory == "auto" and fits):
+            everything = torch.empty((len(self.sources), *self.shape), dtype=torch.uint8)
+            with _threads() as threads:
+                for task in self._decode(threads, np.arange(len(self.sources)), everything):
+                    task.result()
+            self.decoded = everything.to(device)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def batches(self, chosen: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        """The crops of each array of indices, in order; the arrays are taken some batches ahead."""
+        if self.decoded is not None:
+            for indices in chosen:
+                at = torch.from_numpy(indices).to(self.device, non_blocking=True)
+                yield self.decoded.index_select(0, at)
+            return
+        pinned = self.device.type == "cuda"
+        ahead: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
+        with _threads() as threads:
+            try:
+                for indices in chosen:
+                    buffer = torch.empty(
+                        (len(indices), *self.shape), dtype=torch.uint8, pin_memory=pinned
+                    )
+                    ahead.append((buffer, self._decode(threads, indices, buffer)))
+                    if len(ahead) > BATCHES_AHEAD:
+                        yield self._next(ahead)
+                while ahead:
+                    yield self._next(ahead)
+            finally:
+                threads.shutdown(cancel_futures=True)
+
+    def _next(self, ahead: deque[tuple[torch.Tensor, list[Future[None]]]]) -> torch.Tensor:
+        buffer, tasks = ahead.popleft()
+        for task in tasks:
+            task.result()
+        return buffer.to(self.device, non_blocking=True)
+
+    def _decode(
+        self, threads: ThreadPoolExecutor, indices: np.ndarray, into: torch.Tensor
+    ) -> list[Future[None]]:
+        """Start decoding into a tensor (n, C, S, S)."""
+        array = into.numpy()
+
+        def some(start: int) -> None:
+            for place in range(start, min(start + DECODED_AT_ONCE, len(indices))):
+                crops, row = self.sources[indices[place]]
+                array[place] = crops.decode(row) if isinstance(crops, CropStore) else crops[row]
+
+        return [threads.submit(some, start) for start in range(0, len(indices), DECODED_AT_ONCE)]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device could give."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _shape(faces: FaceSet) -> tuple[int, int, int]:
+    if isinstance(faces.crops, CropStore):
+        return faces.crops.channels, faces.crops.size, faces.crops.size
+    _, channels, height, width = faces.crops.shape
+    return channels, height, width
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="decode")
