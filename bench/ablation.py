@@ -11,12 +11,9 @@ again, so an interrupted study goes on. The tables, in Markdown, come at the end
 
 import argparse
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
+from study import cell, folder_name, run_side_by_side
 
 BASE = "ablation/faces.yaml"
 SCORES = ("rmse", "sagr", "pcc", "ccc")
@@ -54,18 +51,19 @@ FULL = {
 AT_112 = ["crop.size=112", "data.border=8", "batch_size=256", "iterations=6000"]
 
 
-def run_one(changes: list[str], out: Path, threads: int) -> None:
-    """One run, in a process of its own, with its words in out.log."""
-    import torch
-
+def run_one(changes: list[str], out: Path) -> None:
+    """One run, with its words in out.log."""
     from train.config import read_config
     from train.run import train
 
-    torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "out.log").open("a", buffering=1) as log:
-        train(read_config(BASE, changes), out, resume=True,
-              on_notice=lambda text: print(text, file=log))  # fmt: skip
+        train(
+            read_config(BASE, changes),
+            out,
+            resume=True,
+            on_notice=lambda text: print(text, file=log),
+        )
 
 
 def tables(out: Path, rows: list[str]) -> str:
@@ -80,22 +78,10 @@ def tables(out: Path, rows: list[str]) -> str:
             found = [json.loads(path.read_text())["sets"][name] for path in finished]
             if found:
                 cells = [
-                    _cell([f[d][s] for f in found]) for s in SCORES for d in ("valence", "arousal")
+                    cell([f[d][s] for f in found]) for s in SCORES for d in ("valence", "arousal")
                 ]
                 lines.append(f"| {row} | {len(found)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _cell(values: list[float | None]) -> str:
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
-        return f"undefined in {len(values) - len(known)}"
-    sd = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
-    return f"{np.mean(known):.3f}{sd}"
-
-
-def folder_name(row: str) -> str:
-    return row.replace(", ", "-").replace(" ", "_")
 
 
 def main() -> None:
@@ -121,29 +107,25 @@ def main() -> None:
 
 def run_all(rows: dict[str, list[str]], arguments: argparse.Namespace) -> None:
     """All rows with the first seed, then all with the second: what is there early is comparable."""
-    import torch
-
     from train.config import read_config
     from train.data import load_split
 
-    cores = len(os.sched_getaffinity(0))
-    jobs = arguments.jobs or (1 if torch.cuda.is_available() else cores)
-    common = [f"data.root={arguments.root}", f"data.detector={arguments.detector}",
-              f"data.cache={arguments.out / 'crops'}",
-              *(AT_112 if arguments.full else []), *arguments.set]  # fmt: skip
+    common = [
+        f"data.root={arguments.root}",
+        f"data.detector={arguments.detector}",
+        f"data.cache={arguments.out / 'crops'}",
+        *(AT_112 if arguments.full else []),
+        *arguments.set,
+    ]
     load_split(read_config(BASE, common), lambda *done: print("crops", *done, flush=True))
     tasks = {}
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        for seed in range(arguments.seeds or (5 if arguments.full else 3)):
-            for row, changes in rows.items():
-                out = arguments.out / folder_name(row) / f"seed-{seed}"
-                if not (out / "scores.json").is_file():
-                    of_seed = [*common, *changes, f"seeds=[{seed}]", f"data.fold={seed % 5}"]
-                    tasks[pool.submit(run_one, of_seed, out, max(1, cores // jobs))] = (row, seed)
-        for number, task in enumerate(as_completed(tasks), 1):
-            row, seed = tasks[task]
-            error = task.exception()
-            print(f"{number}/{len(tasks)} {row}, seed {seed}: {error or 'done'}", flush=True)
+    for seed in range(arguments.seeds or (5 if arguments.full else 3)):
+        for row, changes in rows.items():
+            out = arguments.out / folder_name(row) / f"seed-{seed}"
+            if not (out / "scores.json").is_file():
+                of_seed = [*common, *changes, f"seeds=[{seed}]", f"data.fold={seed % 5}"]
+                tasks[f"{row}, seed {seed}"] = (run_one, (of_seed, out))
+    run_side_by_side(tasks, arguments.jobs)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ both detectors, and the faces that both found (IoU of at least 0.5) are compared
 """
 
 import argparse
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ import polars as pl
 import torch
 
 import vafer
-from train.augment import centre
-from train.config import TrainConfig
-from train.data import FaceSet, load_faces
-from vafer.faces import Detector
+from train.augment import middle
+from train.config import read_config
+from train.data import FaceSet, load_split
+from train.feed import Feed
 from vafer.metrics import scores
 from vafer.model import Model, load_model
 from vafer.store import find_model
@@ -29,12 +29,10 @@ N_BOOTSTRAP = 1000
 
 
 def predict(model: Model, faces: FaceSet) -> np.ndarray:
+    batches = np.array_split(np.arange(len(faces)), len(faces) // 256 + 1)
+    crops = Feed([faces], torch.device("cpu")).batches(batches)
     size = model.card.crop.size
-    parts = []
-    for start in range(0, len(faces), 256):
-        crops = torch.from_numpy(faces.crops[start : start + 256]).permute(0, 3, 1, 2)
-        parts.append(model.predict(centre(crops, size).expand(-1, 3, -1, -1)))
-    return torch.cat(parts).numpy()
+    return torch.cat([model.predict(middle(c, size).expand(-1, 3, -1, -1)) for c in crops]).numpy()
 
 
 def show_scores(faces: FaceSet, predicted: np.ndarray) -> None:
@@ -44,7 +42,7 @@ def show_scores(faces: FaceSet, predicted: np.ndarray) -> None:
     for _ in range(N_BOOTSTRAP):
         chosen = rng.integers(0, len(faces), len(faces))
         samples.append(scores(faces.labels[chosen], predicted[chosen]))
-    print(f"\n{faces.name}: {len(faces)} faces, {faces.n_detected} aligned by landmarks")
+    print(f"\n{faces.name}: {len(faces)} faces, {faces.is_aligned.sum()} aligned by landmarks")
     for dimension in ("valence", "arousal"):
         cells = []
         for name, value in found[dimension].items():
@@ -93,23 +91,22 @@ def main() -> None:
     parser.add_argument("faces", type=Path)
     parser.add_argument("detector", type=Path)
     parser.add_argument("--model", default=None)
-    parser.add_argument("--cache", type=Path, help="where crops are kept; the crops/ of a run")
+    parser.add_argument("--cache", type=Path, help="where crops are kept, instead of data/crops")
     parser.add_argument("--videos", type=Path)
     parser.add_argument("--other", type=Path, help="second detector, for --videos")
     arguments = parser.parse_args()
 
     model = load_model(find_model(arguments.model))
-    border = TrainConfig.border
-    with tempfile.TemporaryDirectory() as folder:
-        sets = load_faces(
-            arguments.faces,
-            Detector(arguments.detector),
-            model.card.crop.widened(border),
-            arguments.cache or Path(folder),
-            held_out_only=True,
-        )
-    for name in ("fer_test", "lfw_test"):
-        show_scores(sets[name], predict(model, sets[name]))
+    config = read_config(
+        "faces",
+        [
+            f"data.root={arguments.faces}",
+            f"data.detector={arguments.detector}",
+            *([f"data.cache={arguments.cache}"] if arguments.cache else []),
+        ],
+    )
+    for faces in load_split(replace(config, crop=model.card.crop)).held_out:
+        show_scores(faces, predict(model, faces))
     if arguments.videos:
         show_detectors(arguments.videos, arguments.detector, arguments.other, arguments.model)
 

@@ -54,6 +54,13 @@ class FaceSet:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def is_aligned(self) -> np.ndarray:
+        """Which crops landmarks were found for, bool (N,); drawn ones need none."""
+        if isinstance(self.crops, CropStore):
+            return self.crops.is_aligned[self.rows]
+        return np.ones(len(self), bool)
+
     def where(self, chosen: np.ndarray, *, name: str) -> "FaceSet":
         """Those of `chosen`, bool (N,)."""
         return replace(
@@ -179,14 +186,12 @@ def _faces(config: TrainConfig, on_progress: Callable[[str, int, int], None]) ->
     facts = {
         "detector_sha256": detector.sha256,
         "labels": "norms of the expression (Russell & Mehrabian 1977), one point a class",
-        "sets": {f.name: _count(f) for f in (*train, *held_out)},
+        "sets": {
+            f.name: {"faces": len(f), "aligned": int(f.is_aligned.sum())}
+            for f in (*train, *held_out)
+        },
     }
     return Split(train, held_out, facts)
-
-
-def _count(faces: FaceSet) -> dict[str, int]:
-    assert isinstance(faces.crops, CropStore)
-    return {"faces": len(faces), "aligned": int(faces.crops.is_aligned[faces.rows].sum())}
 
 
 def _read(path: Path) -> pl.DataFrame:
