@@ -287,7 +287,7 @@ class _Run:
                 evaluation.predicted,
                 self.out / f"predictions-{name}.png",
                 scores={d: result[name][d] for d in DIMENSIONS},
-                title=f"{name}, {len(evaluation.faces)} faces, seed {self.seed}",
+                title=f"{name}, seed {self.seed}",
             )
         self._draw_features(evaluations, players)
         write_json(

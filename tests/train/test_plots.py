@@ -13,8 +13,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from train import plots
-from train.plots import plot_features, plot_losses, plot_predictions
+from train.plots import canvas
+from train.plots.features import _features_figure, plot_features
+from train.plots.losses import _losses_figure, plot_losses
+from train.plots.predictions import _predictions_figure, plot_predictions
 from vafer.metrics import scores
 
 RNG = np.random.default_rng(0)
@@ -145,7 +147,7 @@ def test_curves_are_the_log() -> None:
         evaluation(500, "fer", 0.1, 0.3),
         evaluation(500, "lfw", None, 0.5),
     ]
-    figure = plots._losses_figure(entries, evaluations)
+    figure = _losses_figure(entries, evaluations)
     assert titles(figure) == LOSSES + GROUPS + HELD_OUT
     assert {ax.get_shared_x_axes().joined(ax, figure.axes[0]) for ax in figure.axes} == {True}
     for title, keys in {
@@ -183,19 +185,17 @@ def test_without_a_critic_its_panels_are_left_out() -> None:
     entries = log(5, **nothing, n_weak=None, critic_steps=0, skipped_steps=0)
     for entry in entries:
         del entry["loss_critic"]
-    assert titles(plots._losses_figure(entries, [])) == ["Regression loss"]
-    assert titles(plots._losses_figure(entries, [evaluation(5, "a", None, None)])) == [
-        "Regression loss"
-    ]
+    assert titles(_losses_figure(entries, [])) == ["Regression loss"]
+    assert titles(_losses_figure(entries, [evaluation(5, "a", None, None)])) == ["Regression loss"]
     no_scores = {"step": 5, "set": "a", "scores": None}
-    assert titles(plots._losses_figure([], [no_scores, evaluation(9, "a", 0.1, None)])) == [
+    assert titles(_losses_figure([], [no_scores, evaluation(9, "a", 0.1, None)])) == [
         "Held-out CCC"
     ]
-    assert "nothing was logged" in words(plots._losses_figure([], []))
+    assert "nothing was logged" in words(_losses_figure([], []))
 
 
 def test_names_of_sets_are_shown_as_they_are() -> None:
-    figure = plots._losses_figure([], [evaluation(5, "_$^$", 0.1, 0.2)])
+    figure = _losses_figure([], [evaluation(5, "_$^$", 0.1, 0.2)])
     figure.draw_without_rendering()
     assert [name.strip() for name in legend(figure.axes[0])] == [
         r"_\$^\$, valence",
@@ -205,7 +205,7 @@ def test_names_of_sets_are_shown_as_they_are() -> None:
 
 def test_long_logs_get_a_running_median() -> None:
     entries = log(1000)
-    figure = plots._losses_figure(entries, [])
+    figure = _losses_figure(entries, [])
     raw, median = panel(figure, "Regression loss").lines
     values = [e["loss_av"] for e in entries]
     assert list(raw.get_ydata()) == values
@@ -220,7 +220,7 @@ def test_missing_values_are_not_drawn_and_long_gaps_stay_open() -> None:
     for i in (3, 5, *range(40, 70)):
         entries[i]["loss_critic"] = None if i % 2 else float("nan")
     resumed = [entries[-1] | {"loss_critic": 7.0}]
-    before, after = panel(plots._losses_figure(entries + resumed, []), "Critic loss").lines
+    before, after = panel(_losses_figure(entries + resumed, []), "Critic loss").lines
     steps = [50 * (i + 1) for i in range(100) if i not in (3, 5)]
     assert list(before.get_xdata()) == [s for s in steps if s <= 2000]
     assert list(after.get_xdata()) == [s for s in steps if s > 3500]
@@ -241,7 +241,7 @@ def test_missing_values_are_not_drawn_and_long_gaps_stay_open() -> None:
 )
 def test_a_loss_that_runs_away_gets_a_logarithmic_axis(values: np.ndarray, scale: str) -> None:
     entries = [e | {"loss_adv": float(v)} for e, v in zip(log(400), values, strict=True)]
-    ax = panel(plots._losses_figure(entries, []), "Adversarial loss")
+    ax = panel(_losses_figure(entries, []), "Adversarial loss")
     assert ax.get_yscale() == scale
     low, high = sorted(ax.get_ylim())
     assert low <= values.min()
@@ -251,7 +251,7 @@ def test_a_loss_that_runs_away_gets_a_logarithmic_axis(values: np.ndarray, scale
 def test_few_predictions_are_points() -> None:
     labels, predicted = faces(300)
     predicted[0] = (1.5, 0)
-    figure = plots._predictions_figure(labels, predicted, scores(labels, predicted), "toy")
+    figure = _predictions_figure(labels, predicted, scores(labels, predicted), "toy")
     assert titles(figure) == ["Valence", "Arousal", "Valence and arousal"]
     for i, ax in enumerate(figure.axes[:2]):
         (points,) = [c for c in ax.collections if isinstance(c, PathCollection)]
@@ -272,7 +272,7 @@ def test_few_predictions_are_points() -> None:
 def test_many_predictions_are_counted(decimals: int) -> None:
     labels, predicted = faces(3000)
     labels = np.round(labels, decimals)
-    figure = plots._predictions_figure(labels, predicted, {}, "toy")
+    figure = _predictions_figure(labels, predicted, {}, "toy")
     for ax in figure.axes[:2]:
         (mesh,) = [c for c in ax.collections if isinstance(c, QuadMesh)]
         counts = np.ma.filled(mesh.get_array(), np.nan)
@@ -287,7 +287,7 @@ def test_many_predictions_are_counted(decimals: int) -> None:
 
 def test_contours_hold_their_share_of_the_points() -> None:
     labels = np.clip(RNG.normal(0, 0.3, (20_000, 2)), -1, 1)
-    ax = plots._predictions_figure(labels, labels, {}, "toy").axes[2]
+    ax = _predictions_figure(labels, labels, {}, "toy").axes[2]
     outer, inner = ax.collections[-1].get_paths()
     for path, share in ((outer, 0.9), (inner, 0.5)):
         # Blurred by 0.08, the contours are that much wider: sqrt(0.3² + 0.08²) = 0.3105.
@@ -298,7 +298,7 @@ def test_contours_hold_their_share_of_the_points() -> None:
 def test_few_label_values_get_a_distribution_each() -> None:
     labels = NORMS[RNG.integers(6, size=600)]
     predicted = labels / 2 + 0.1 * RNG.normal(size=labels.shape)
-    figure = plots._predictions_figure(labels, predicted, {}, "toy")
+    figure = _predictions_figure(labels, predicted, {}, "toy")
     for i, ax in enumerate(figure.axes[:2]):
         values, counts = np.unique(labels[:, i], return_counts=True)
         names = [f"{v:.2f} (n {n})".replace("-", "−") for v, n in zip(values, counts, strict=True)]
@@ -314,14 +314,14 @@ def test_few_label_values_get_a_distribution_each() -> None:
     spots = figure.axes[2].collections[-1]
     assert len(spots.get_offsets()) == 6
     # A handful of faces does not make a distribution.
-    few = plots._predictions_figure(*faces(8), {}, "toy")
+    few = _predictions_figure(*faces(8), {}, "toy")
     assert len(few.axes[0].collections[0].get_offsets()) == 8
 
 
 def test_scores_are_shown_and_undefined_ones_in_words() -> None:
     labels, predicted = faces(20)
     given = {"valence": {"rmse": 0.1234, "sagr": -1e-17, "pcc": -0.5, "ccc": None}, "arousal": None}
-    figure = plots._predictions_figure(labels, predicted, given, "fold 1")
+    figure = _predictions_figure(labels, predicted, given, "fold 1")
     valence, arousal = (ax.texts[0].get_text() for ax in figure.axes[:2])
     assert valence == "RMSE 0.123   SAGR 0.000\nPCC −0.500   CCC undefined"
     assert arousal.count("undefined") == 4
@@ -331,10 +331,10 @@ def test_scores_are_shown_and_undefined_ones_in_words() -> None:
 def test_rows_without_a_value_are_left_out_and_counted() -> None:
     labels, predicted = faces(20)
     predicted[:3] = np.nan
-    figure = plots._predictions_figure(labels, predicted, {}, "fold 1")
+    figure = _predictions_figure(labels, predicted, {}, "fold 1")
     assert figure.get_suptitle() == "fold 1 (17 faces; 3 without a value left out)"
     assert len(figure.axes[0].collections[0].get_offsets()) == 17
-    assert "no faces" in words(plots._predictions_figure(labels[:3], predicted[:3], {}, "fold 1"))
+    assert "no faces" in words(_predictions_figure(labels[:3], predicted[:3], {}, "fold 1"))
 
 
 def test_features_are_mapped_by_group_and_subject() -> None:
@@ -343,7 +343,7 @@ def test_features_are_mapped_by_group_and_subject() -> None:
     values = centres + RNG.normal(size=(n, 3))
     subjects = np.repeat(np.array(["a", "b", None], dtype=object), n // 3)
     is_strong = np.arange(n) % 3 == 0
-    figure = plots._features_figure({"h": values, "z": values[:, :2]}, is_strong, subjects, 0)
+    figure = _features_figure({"h": values, "z": values[:, :2]}, is_strong, subjects, 0)
     assert titles(figure) == [
         f"{name}, by {what}" for name in "hz" for what in ("group", "subject")
     ]
@@ -351,7 +351,7 @@ def test_features_are_mapped_by_group_and_subject() -> None:
     assert legend(by_group) == ["strong (22)", "weak (44)"]
     (points,) = by_group.collections
     colours = [to_hex(c).upper() for c in points.get_facecolors()]
-    assert colours == [plots.BLUE if strong else plots.ORANGE for strong in is_strong]
+    assert colours == [canvas.BLUE if strong else canvas.ORANGE for strong in is_strong]
     assert legend(by_subject) == ["a (22)", "b (22)", "others (22)"]
     places = np.asarray(points.get_offsets())
     for drawn, subject in zip(by_subject.collections, (None, "a", "b"), strict=True):
@@ -360,7 +360,7 @@ def test_features_are_mapped_by_group_and_subject() -> None:
     middles = np.stack([places[subjects == s].mean(axis=0) for s in ("a", "b", None)])
     nearest = np.linalg.norm(places[:, None] - middles[None], axis=2).argmin(axis=1)
     assert list(nearest) == list(np.repeat([0, 1, 2], n // 3))
-    again = plots._features_figure({"h": values}, is_strong, subjects, 0)
+    again = _features_figure({"h": values}, is_strong, subjects, 0)
     np.testing.assert_array_equal(again.axes[0].collections[0].get_offsets(), places)
 
 
@@ -373,7 +373,7 @@ def test_subjects_that_tell_nothing_are_said_in_words(
     subjects: list[str | None], said: str
 ) -> None:
     given = people(20, subjects)
-    figure = plots._features_figure({"h": RNG.normal(size=(20, 4))}, *given.values(), 0)
+    figure = _features_figure({"h": RNG.normal(size=(20, 4))}, *given.values(), 0)
     assert said in words(figure)
     assert len(figure.axes[0].collections[0].get_offsets()) == 20
     assert not figure.axes[1].collections
@@ -383,9 +383,7 @@ def test_only_the_ten_most_frequent_subjects_have_colours() -> None:
     names = [f"_{i:02d} $^$ of a recording with a long name" for i in range(12)]
     subjects = np.array([name for i, name in enumerate(names) for _ in range(14 - i)], dtype=object)
     n = len(subjects)
-    figure = plots._features_figure(
-        {"h": RNG.normal(size=(n, 4))}, np.ones(n, dtype=bool), subjects, 0
-    )
+    figure = _features_figure({"h": RNG.normal(size=(n, 4))}, np.ones(n, dtype=bool), subjects, 0)
     others, *often = figure.axes[1].collections
     assert [len(c.get_offsets()) for c in often] == list(range(14, 4, -1))
     assert len(others.get_offsets()) == 4 + 3
@@ -395,11 +393,11 @@ def test_only_the_ten_most_frequent_subjects_have_colours() -> None:
 
 
 def test_many_faces_are_sampled_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "MOST_FACES", 30)
+    monkeypatch.setattr("train.plots.features.MOST_FACES", 30)
     values = RNG.normal(size=(200, 4))
     values[0, 0] = np.nan
     given = people(200, ["a", "b"]).values()
-    first, same, other = (plots._features_figure({"h": values}, *given, seed) for seed in (1, 1, 2))
+    first, same, other = (_features_figure({"h": values}, *given, seed) for seed in (1, 1, 2))
     offsets = [np.asarray(f.axes[0].collections[0].get_offsets()) for f in (first, same, other)]
     assert offsets[0].shape == (30, 2)
     np.testing.assert_array_equal(offsets[0], offsets[1])
@@ -411,7 +409,7 @@ def test_faces_whose_features_are_not_finite_are_left_out_everywhere() -> None:
     values = RNG.normal(size=(13, 4))
     subjects = np.array([None, *"aaaaaaabbbbb"], dtype=object)
     is_strong = subjects == "b"
-    figure = plots._features_figure(
+    figure = _features_figure(
         {"h": np.where(np.arange(13)[:, None] == 0, np.inf, values), "z": values},
         is_strong,
         subjects,
@@ -433,19 +431,17 @@ def test_odd_features_are_drawn(kind: str, n: int) -> None:
         "tiny": RNG.normal(size=(n, 4)) * 1e-30,
         "float16": RNG.normal(size=(n, 4)).astype(np.float16),
     }[kind]
-    figure = plots._features_figure({"h": values}, *people(n, ["a"]).values(), 0)
+    figure = _features_figure({"h": values}, *people(n, ["a"]).values(), 0)
     (points,) = figure.axes[0].collections
     assert np.isfinite(points.get_offsets()).all()
     assert len(np.unique(points.get_offsets(), axis=0)) == n
 
 
 def test_what_cannot_be_mapped_is_said_in_words(tmp_path: Path) -> None:
-    constant = plots._features_figure({"h": np.full((9, 4), 0.1)}, *people(9, ["a"]).values(), 0)
+    constant = _features_figure({"h": np.full((9, 4), 0.1)}, *people(9, ["a"]).values(), 0)
     assert words(constant).count("all faces have the same features") == 2
     for features in ({"h": np.ones((4, 3))}, {"h": np.ones((0, 3))}, {}):
-        assert "too few faces" in words(
-            plots._features_figure(features, *people(4, ["a"]).values(), 0)
-        )
+        assert "too few faces" in words(_features_figure(features, *people(4, ["a"]).values(), 0))
     plot_features({"h": np.ones((4, 3))}, tmp_path / "few.png", **people(4, ["a"]))
     with Image.open(tmp_path / "few.png") as picture:
         assert picture.format == "PNG"
