@@ -8,11 +8,7 @@ Several seeds have such a folder each, `seed-<n>`, and one scores.json over all.
 
 import hashlib
 import json
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,21 +18,21 @@ import torch
 
 from train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, read_config, to_yaml
-from train.data import FaceSet, Split, load_split
+from train.data import Split, load_split
+from train.evaluation import DIMENSIONS, Evaluation, evaluate, one_line, results_of
 from train.feed import Feed
 from train.groups import group, threshold_radius
 from train.log import RunLog, write_json
-from train.loop import DivergedError, Step, make_players, predict, training_steps
+from train.loop import DivergedError, Step, make_players, training_steps
 from train.parallel import Team, join_team
 from train.plots import plot_features, plot_losses, plot_predictions
 from train.steps import Players
+from train.stop import Clock, stop_asked
 from vafer.errors import UsageError
-from vafer.metrics import scores
 from vafer.model import ModelCard, save_model
 
 TOO_MANY_SKIPPED = 0.2
 MAY_CHANGE = ("device", "seeds", "log_every", "evaluate_every", "checkpoint_every")
-DIMENSIONS = ("valence", "arousal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,27 +131,6 @@ class _Feeds:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Evaluation:
-    """What a network makes of a held-out set: predicted (N, 2), encoder features h (N, n)."""
-
-    faces: FaceSet
-    predicted: np.ndarray
-    features: np.ndarray
-
-    def scores(self) -> dict[str, Any]:
-        found: dict[str, Any] = dict(scores(self.faces.labels, self.predicted))
-        found["n_faces"] = len(self.faces)
-        names = {e for e in self.faces.expressions if e is not None}
-        if names:
-            found["mean_by_expression"] = {
-                name: [round(float(v), 3) for v in
-                       self.predicted[self.faces.expressions == name].mean(axis=0)]
-                for name in sorted(names)
-            }  # fmt: skip
-        return found
-
-
 @dataclass(slots=True)
 class _Run:
     """One seed's run in its folder."""
@@ -185,10 +160,10 @@ class _Run:
         steps = training_steps(
             players, self.feeds.train, self.feeds.labels, config, self.seed, progress
         )
-        evaluations: list[_Evaluation] = []
+        evaluations: list[Evaluation] = []
         with RunLog(self.out, progress.iteration, writes=self.team.leads) as log:
-            clock = _Clock(progress.iteration)
-            with _stop_asked(self.team) as is_stop_asked:
+            clock = Clock(progress.iteration)
+            with stop_asked(self.team) as is_stop_asked:
                 try:
                     for step in steps:
                         is_last = step.number == config.iterations
@@ -199,7 +174,7 @@ class _Run:
                             self.on_report(Report(self.seed, config.iterations, entry))
                         if step.number % config.evaluate_every == 0 or is_last:
                             with clock.paused():
-                                evaluations = self._evaluate(players)
+                                evaluations = evaluate(players, self.feeds.held_out, config)
                                 self._take_note(evaluations, players, progress, log)
                         stops = is_stop_asked(step.number % config.log_every == 0)
                         if step.number % config.checkpoint_every == 0 or is_last or stops:
@@ -211,27 +186,21 @@ class _Run:
                     log.step({"step": error.step, error.loss: str(error.value)})
                     raise error.after(checkpoint, self.out / "log.jsonl") from None
             if not evaluations:  # it was stopped between its last iteration and its scores
-                evaluations = self._evaluate(players)
+                evaluations = evaluate(players, self.feeds.held_out, config)
             self._finish(evaluations, players, progress, log)
-        return _results(evaluations)
-
-    def _evaluate(self, players: Players) -> list[_Evaluation]:
-        return [
-            _Evaluation(faces, *predict(players, feed, self.config))
-            for faces, feed in self.feeds.held_out
-        ]
+        return results_of(evaluations)
 
     def _take_note(
-        self, evaluations: list[_Evaluation], players: Players, progress: Progress, log: "RunLog"
+        self, evaluations: list[Evaluation], players: Players, progress: Progress, log: "RunLog"
     ) -> None:
         """Log and show scores; keep the model whose mean CCC on the first held-out set is highest.
 
         Chosen on what it is scored on, that one looks better than it is: the run's model is the
         last.
         """
-        result = _results(evaluations)
+        result = results_of(evaluations)
         log.evaluation(progress.iteration, result)
-        self.on_notice(f"iteration {progress.iteration}: {_one_line(result)}")
+        self.on_notice(f"iteration {progress.iteration}: {one_line(result)}")
         first = next(iter(result.values()))
         values = [first[dimension]["ccc"] for dimension in DIMENSIONS]
         if None not in values and np.mean(values) > progress.best:
@@ -266,7 +235,7 @@ class _Run:
         )
 
     def _finish(
-        self, evaluations: list[_Evaluation], players: Players, progress: Progress, log: "RunLog"
+        self, evaluations: list[Evaluation], players: Players, progress: Progress, log: "RunLog"
     ) -> None:
         n_wanted = progress.critic_steps + progress.skipped_steps
         skipped = progress.skipped_steps / n_wanted if n_wanted else 0.0
@@ -277,7 +246,7 @@ class _Run:
             )
         if not self.team.leads:
             return
-        result = _results(evaluations)
+        result = results_of(evaluations)
         save_model(self.out / "model.safetensors", players.net, self._card(progress, result))
         plot_losses(log.steps(), self.out / "losses.png", evaluations=log.evaluations())
         for evaluation in evaluations:
@@ -302,7 +271,7 @@ class _Run:
             },
         )
 
-    def _draw_features(self, evaluations: list[_Evaluation], players: Players) -> None:
+    def _draw_features(self, evaluations: list[Evaluation], players: Players) -> None:
         """t-SNE of a held-out set, one with named subjects where there is one."""
         chosen = max(evaluations, key=lambda e: sum(s is not None for s in e.faces.subjects))
         features = {"encoder features h": chosen.features}
@@ -317,53 +286,6 @@ class _Run:
             is_strong=group(labels, threshold_radius(labels, self.config.grouping)).is_strong,
             subjects=chosen.faces.subjects,
         )
-
-
-class _Clock:
-    """Images a second between logged steps; what is paused does not count."""
-
-    def __init__(self, step: int) -> None:
-        self.step, self.since = step, time.perf_counter()
-
-    def rate(self, step: int, batch_size: int) -> float:
-        now = time.perf_counter()
-        rate = (step - self.step) * batch_size / max(now - self.since, 1e-9)
-        self.step, self.since = step, now
-        return round(rate, 1)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.since += time.perf_counter() - start
-
-
-@contextmanager
-def _stop_asked(team: Team) -> Iterator[Callable[[bool], bool]]:
-    """Within it, a first Ctrl-C or SIGTERM is remembered instead of striking within an iteration.
-
-    Gives a function that says whether to stop now, after an iteration. A team has to agree, which
-    costs time: it asks only where `is_time` is true. A second Ctrl-C strikes at once.
-    """
-    asked = threading.Event()
-
-    def remember(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    def stops(is_time: bool) -> bool:
-        return asked.is_set() if team.size == 1 else is_time and team.any(asked.is_set())
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stops
-        return
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
@@ -409,10 +331,6 @@ def _entry(step: Step, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _results(evaluations: list[_Evaluation]) -> dict[str, Any]:
-    return {e.faces.name: e.scores() for e in evaluations}
-
-
 def hash_subject(subject: str) -> str:
     """How a model file names a person it was trained on, without naming them."""
     return hashlib.sha256(subject.encode()).hexdigest()[:16]
@@ -430,19 +348,3 @@ def _mean_and_sd(values: list[float | None]) -> dict[str, float | None]:
         "mean": float(np.mean(known)),
         "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
     }
-
-
-def _one_line(result: dict[str, Any]) -> str:
-    return "; ".join(
-        f"{name} "
-        + ", ".join(
-            f"{dimension} PCC {_short(scored[dimension]['pcc'])} "
-            f"CCC {_short(scored[dimension]['ccc'])}"
-            for dimension in DIMENSIONS
-        )
-        for name, scored in result.items()
-    )
-
-
-def _short(score: float | None) -> str:
-    return "undefined" if score is None else f"{score:.3f}"

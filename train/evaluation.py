@@ -1,0 +1,65 @@
+"""How well a network does on the held-out sets."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from train.config import TrainConfig
+from train.data import FaceSet
+from train.feed import Feed
+from train.loop import predict
+from train.steps import Players
+from vafer.metrics import scores
+
+DIMENSIONS = ("valence", "arousal")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a network makes of a held-out set: predicted (N, 2), encoder features h (N, n)."""
+
+    faces: FaceSet
+    predicted: np.ndarray
+    features: np.ndarray
+
+    def scores(self) -> dict[str, Any]:
+        found: dict[str, Any] = dict(scores(self.faces.labels, self.predicted))
+        found["n_faces"] = len(self.faces)
+        names = {e for e in self.faces.expressions if e is not None}
+        if names:
+            found["mean_by_expression"] = {
+                name: [round(float(v), 3) for v in
+                       self.predicted[self.faces.expressions == name].mean(axis=0)]
+                for name in sorted(names)
+            }  # fmt: skip
+        return found
+
+
+def evaluate(
+    players: Players, held_out: list[tuple[FaceSet, Feed]], config: TrainConfig
+) -> list[Evaluation]:
+    """Predict every held-out set; all processes of a team have all of the result."""
+    return [Evaluation(faces, *predict(players, feed, config)) for faces, feed in held_out]
+
+
+def results_of(evaluations: list[Evaluation]) -> dict[str, Any]:
+    """Scores by the name of the set."""
+    return {e.faces.name: e.scores() for e in evaluations}
+
+
+def one_line(result: dict[str, Any]) -> str:
+    """PCC and CCC of all sets, for a progress line."""
+    return "; ".join(
+        f"{name} "
+        + ", ".join(
+            f"{dimension} PCC {_short(scored[dimension]['pcc'])} "
+            f"CCC {_short(scored[dimension]['ccc'])}"
+            for dimension in DIMENSIONS
+        )
+        for name, scored in result.items()
+    )
+
+
+def _short(score: float | None) -> str:
+    return "undefined" if score is None else f"{score:.3f}"
