@@ -6,6 +6,7 @@ on with the first part that is not there.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class CropStore:
 
     def decode(self, index: int) -> np.ndarray:
         """One crop: uint8 (C, S, S)."""
-        part, row = divmod(index, CROPS_IN_A_PART)
+        part, row = divmod(int(index), CROPS_IN_A_PART)
         jpeg = np.frombuffer(self.parts[part]["crop"][row].as_buffer(), np.uint8)
         flag = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR_RGB
         crop = np.asarray(cv2.imdecode(jpeg, flag))
@@ -100,10 +101,13 @@ def _read(path: Path, expected: int) -> pa.Table:
 
 
 def _write(path: Path, rows: pa.Table) -> None:
-    temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        writer.write_table(rows)
-    temporary.replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two runs may make the same crops
+    try:
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+            writer.write_table(rows)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _make_crops(

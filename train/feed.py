@@ -32,23 +32,25 @@ class Feed:
         in_memory: Literal["auto", "always", "never"] = "auto",
     ) -> None:
         self.device = device
-        self.sources = [(faces.crops, row) for faces in sets for row in faces.rows.tolist()]
+        self.sources = [faces.crops for faces in sets]
+        self.source_of = np.repeat(np.arange(len(sets)), [len(faces) for faces in sets])
+        self.row_of = np.concatenate([faces.rows for faces in sets])
         shapes = {_shape(faces) for faces in sets}
         if len(shapes) != 1:
             raise UsageError(f"crops of several shapes in one feed: {sorted(shapes)}")
         self.shape = shapes.pop()
-        n_bytes = len(self.sources) * int(np.prod(self.shape))
+        n_bytes = len(self) * int(np.prod(self.shape))
         fits = n_bytes <= SHARE_OF_MEMORY * free_memory(device)
         self.decoded: torch.Tensor | None = None
         if in_memory == "always" or (in_memory == "auto" and fits):
-            everything = torch.empty((len(self.sources), *self.shape), dtype=torch.uint8)
+            everything = torch.empty((len(self), *self.shape), dtype=torch.uint8)
             with _threads() as threads:
-                for task in self._decode(threads, np.arange(len(self.sources)), everything):
+                for task in self._decode(threads, np.arange(len(self)), everything):
                     task.result()
             self.decoded = everything.to(device)
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self.row_of)
 
     def batches(self, chosen: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
         """The crops of each array of indices, in order; the arrays are taken some batches ahead."""
@@ -87,7 +89,8 @@ class Feed:
 
         def some(start: int) -> None:
             for place in range(start, min(start + DECODED_AT_ONCE, len(indices))):
-                crops, row = self.sources[indices[place]]
+                index = indices[place]
+                crops, row = self.sources[self.source_of[index]], self.row_of[index]
                 array[place] = crops.decode(row) if isinstance(crops, CropStore) else crops[row]
 
         return [threads.submit(some, start) for start in range(0, len(indices), DECODED_AT_ONCE)]
