@@ -70,6 +70,7 @@ def main() -> None:
 @torch.no_grad()
 def state(players: Players, images: torch.Tensor) -> str:
     assert players.critic is not None
+    """On the validation side of things; training puts its own modes back."""
     regressor = players.net.regressor.eval()
     h = players.net.encoder(images)
     z = players.critic.eval()(h)

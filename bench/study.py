@@ -23,9 +23,17 @@ def run_side_by_side(
     threads = (max(1, cores // jobs),)
     with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, threads) as pool:
         running = {pool.submit(run, *given): name for name, (run, given) in tasks.items()}
-        for number, task in enumerate(as_completed(running), 1):
-            outcome = task.exception() or "done"
-            print(f"{number}/{len(tasks)} {running[task]}: {outcome}", flush=True)
+        failed = []
+        try:
+            for number, task in enumerate(as_completed(running), 1):
+                error = task.exception()
+                failed += [running[task]] if error else []
+                print(f"{number}/{len(tasks)} {running[task]}: {error or 'done'}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed: {', '.join(failed)}")
 
 
 def cell(values: list[float | None]) -> str:

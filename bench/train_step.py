@@ -122,7 +122,8 @@ def first_pass(players: Players, batch: Batch) -> torch.Tensor:
 
 def whole_pass(players: Players, batch: Batch) -> torch.Tensor:
     with players.autocast():
-        return av_loss(players.net(batch.images).float(), batch.labels)
+        features = players.net.encoder(batch.images)
+    return av_loss(players.net.regressor(features.float()), batch.labels)
 
 
 def critic_loss(players: Players, batch: Batch) -> None:
@@ -137,13 +138,18 @@ def critic_loss(players: Players, batch: Batch) -> None:
 def plain_iteration(players: Players, batch: Batch) -> None:
     """Three whole passes, and the critic loss sample by sample, pair by pair."""
     assert players.critic is not None
-    z = players.critic(players.net.encoder(batch.images).detach())
+
+    def encode() -> torch.Tensor:
+        with players.autocast():
+            return players.net.encoder(batch.images).float()
+
+    z = players.critic(encode().detach())
     plain_critic_loss(z[batch.n_weak :], z[: batch.n_weak]).backward()
     players.optimisers["critic"].step()
-    z = players.critic(players.net.encoder(batch.images))
+    z = players.critic(encode())
     (-z[: batch.n_weak].mean()).backward()
     players.optimisers["adversarial"].step()
-    av_loss(players.net(batch.images), batch.labels).backward()
+    av_loss(players.net.regressor(encode()), batch.labels).backward()
     players.optimisers["regression"].step()
     for module in (players.net, players.critic):
         module.zero_grad()

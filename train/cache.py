@@ -70,7 +70,8 @@ def cached_crops(
     pictures = hashlib.sha256()
     for jpeg in jpegs:
         pictures.update(len(jpeg).to_bytes(8, "little") + jpeg)
-    key = json.dumps([spec.to_dict(), detector.sha256, pictures.hexdigest(), JPEG_QUALITY,
+    of_spec = {k: v for k, v in spec.to_dict().items() if k not in ("mean", "std")}
+    key = json.dumps([of_spec, detector.sha256, pictures.hexdigest(), JPEG_QUALITY,
                       DETECTION_SIDE, SURROUNDINGS])  # fmt: skip
     folder = cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)

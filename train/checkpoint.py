@@ -3,6 +3,7 @@
 Randomness needs no place in it: every draw is a function of the seed and the iteration.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,11 +17,12 @@ from vafer.errors import UsageError
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: iterations done, and of how many the critic played or was skipped.
+    """How far a run is: iterations done with a seed, and in how many the critic played or did not.
 
     best: the highest mean CCC of the first held-out set so far, and where.
     """
 
+    seed: int = 0
     iteration: int = 0
     critic_steps: int = 0
     skipped_steps: int = 0
@@ -40,13 +42,16 @@ def save_checkpoint(path: Path, players: Players, progress: Progress) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path, players: Players) -> Progress:
+def load_checkpoint(path: Path, players: Players, *, seed: int) -> Progress:
     """Put players, in place, where a checkpoint has them. Raises UsageError where none fits."""
     device = next(players.net.parameters()).device
     try:
@@ -57,8 +62,19 @@ def load_checkpoint(path: Path, players: Players) -> Progress:
             players.objective.load_state(state["objective"])
         for name, optimiser in players.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
-        return Progress(**state["progress"])
-    except (OSError, UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        found = Progress(**state["progress"])
+        if found.seed != seed:
+            raise ValueError(f"it is of seed {found.seed}, not of {seed}")
+        return found
+    except (
+        OSError,
+        EOFError,
+        UnpicklingError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UsageError(
             f"{path} cannot be resumed from ({error}): expected a checkpoint of this run"
         ) from error

@@ -4,9 +4,12 @@ A YAML file holds what differs from them, `--set` what differs from the file. Ki
 what the paper leaves open is documented beside each value.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
@@ -17,6 +20,11 @@ from vafer.model import Backbone
 
 Dataset = Literal["affectnet", "afew-va", "aff-wild", "aff-wild2", "faces", "synthetic"]
 CriticKind = Literal["none", "caf", "fisher", "sphere", "gram"]
+
+
+def _expect(holds: bool, key: str, found: object, expected: str) -> None:
+    if not holds:
+        raise UsageError(f"{key} is {found}: expected {expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +174,7 @@ class TrainConfig:
     """One run, or one a seed.
 
     critic: the adversary, one of the paper's Table 4. iterations, batch_size: of the global batch,
-    over all processes together. precision: what the network computes in; losses are float32
+    over all processes together. precision: what the encoder computes in; all else is float32
     always. compile: torch.compile for encoder and regressor. Logged, scored and checkpointed every
     so many iterations; and at the end.
     """
@@ -197,21 +205,61 @@ class TrainConfig:
         _expect(len({*self.seeds}) == len(self.seeds), "seeds", list(self.seeds), "each once")
         _expect(min(self.seeds) >= 0, "seeds", list(self.seeds), "0 or more")
 
+        _expect(self.map_size >= 1, "crop.size", self.crop.size, "63 pixels or more for alexnet")
+
     @property
-    def pool(self) -> int:
-        """Side of the averaged feature map: as asked for, or as large as the crop makes it."""
-        if self.model.pool is not None:
-            return self.model.pool
-        # AlexNet: a convolution of stride 4 and three poolings of stride 2.
+    def map_size(self) -> int:
+        """Side of AlexNet's last feature map; ResNet18 is pooled to 1 whatever it is."""
+        if self.model.backbone == "resnet18":
+            return 1
         side = self.crop.size
         for kernel, stride, padding in ((11, 4, 2), (3, 2, 0), (3, 2, 0), (3, 2, 0)):
             side = (side + 2 * padding - kernel) // stride + 1
-        return max(1, side) if self.model.backbone == "alexnet" else 1
+        return side
+
+    @property
+    def pool(self) -> int:
+        """Side of the averaged feature map: as asked for, or that of the map."""
+        return self.map_size if self.model.pool is None else self.model.pool
+
+    def unused(self) -> list[str]:
+        """Values that differ from the default and do nothing beside the others, each with why."""
+        kind = self.margin.kind
+        idle = [  # why, whether, and which
+            ("critic none", self.critic == "none", ("grouping.*", "margin.*", "game.*")),
+            (f"critic {self.critic}", self.critic != "caf",
+             ("margin.*", "game.chi2_weight", "game.pairs", "game.adv_loss")),
+            ("critic fisher", self.critic == "fisher", ("game.n_latent",)),
+            ("grouping.method otsu", self.grouping.method == "otsu", ("grouping.k",)),
+            (f"margin.kind {kind}", kind != "constant", ("margin.constant",)),
+            (f"margin.kind {kind}", kind != "linear", ("margin.linear_*",)),
+            (f"margin.kind {kind}", kind != "adaptive",
+             ("margin.confidence", "margin.k_max", "margin.neighbour_margin")),
+            ("optimiser.schedule cosine", self.optimiser.schedule == "cosine",
+             ("optimiser.decay", "optimiser.decay_every")),
+        ]  # fmt: skip
+        default = flat(asdict(TrainConfig()))
+        found = []
+        for key, value in flat(asdict(self)).items():
+            reasons = [
+                why
+                for why, is_so, patterns in idle
+                if is_so and any(fnmatch(key, pattern) for pattern in patterns)
+            ]
+            if reasons and value != default[key]:
+                found.append(f"{key} does nothing with {reasons[0]}")
+        return found
 
 
-def _expect(holds: bool, key: str, found: object, expected: str) -> None:
-    if not holds:
-        raise UsageError(f"{key} is {found}: expected {expected}")
+def flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested values → one level, with keys such as `margin.kind`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{at}{key}.")
+        else:
+            found[f"{at}{key}"] = value
+    return found
 
 
 def read_config(source: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
@@ -222,7 +270,11 @@ def read_config(source: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
     """
     path = find_config(source)
     values: dict[str, Any] = asdict(TrainConfig())
-    _overlay(values, _load(path.read_text(encoding="utf-8"), str(path)), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text: {error}") from error
+    _overlay(values, _load(text, str(path)), str(path))
     for change in changes:
         key, equals, text = change.partition("=")
         if not (key and equals):
@@ -231,7 +283,7 @@ def read_config(source: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
         for name in reversed(key.strip().split(".")):
             layer = {name: layer}
         _overlay(values, layer, f"--set {change}")
-    return parse_config(values, str(path))
+    return parse_config(values, " ".join([str(path), *(f"--set {c}" for c in changes)]))
 
 
 def parse_config(values: Mapping[str, Any], where: str) -> TrainConfig:
@@ -239,7 +291,8 @@ def parse_config(values: Mapping[str, Any], where: str) -> TrainConfig:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(TrainConfig).validate_python(values)
+        # As JSON: pydantic is strict there about what YAML tells apart too, and no more than that.
+        return TypeAdapter(TrainConfig).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         found = [
             f"{_dotted(e['loc'])} is {e['input']!r}: {_in_yaml(e['msg'])}" for e in error.errors()
@@ -304,10 +357,14 @@ def _overlay(values: dict[str, Any], changes: Mapping[Any, Any], where: str, at:
     """Put `changes` over `values`, in place; a key that is not there yet is an error."""
     for key, value in changes.items():
         if key not in values:
-            near = get_close_matches(str(key), values, n=1, cutoff=0.5) or _elsewhere(str(key))
-            hint = f"did you mean {at if near[0] in values else ''}{near[0]}?" if near else (
-                f"expected one of {', '.join(values)}"
-            )  # fmt: skip
+            near = _elsewhere(str(key)) or [
+                f"{at}{name}" for name in get_close_matches(str(key), values, n=1, cutoff=0.5)
+            ]
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"expected one of {', '.join(values)}"
+            )
             raise UsageError(f"{where}: there is no {at}{key}: {hint}")
         if isinstance(values[key], dict):
             if not isinstance(value, Mapping):
@@ -317,6 +374,8 @@ def _overlay(values: dict[str, Any], changes: Mapping[Any, Any], where: str, at:
                 )
             _overlay(values[key], value, where, f"{at}{key}.")
         else:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{where}: {at}{key} is {value}: expected a finite number")
             values[key] = value
 
 
@@ -339,8 +398,8 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _in_yaml(message: str) -> str:
-    """pydantic's words for Python's types → YAML's."""
-    return message.lower().replace("valid tuple", "list, as in [0, 1]")
+    """pydantic's words for JSON's types → YAML's."""
+    return message.lower().replace("valid array", "list, as in [0, 1]")
 
 
 def _plain(value: Any) -> Any:

@@ -85,7 +85,11 @@ class Split:
     facts: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if not self.held_out:
+            raise UsageError("nothing is held out to score on: expected one set or more")
         for faces in (*self.train, *self.held_out):
+            if not len(faces):
+                raise UsageError(f"{faces.name} has no faces")
             if not np.isfinite(faces.labels).all():
                 raise UsageError(f"{faces.name} has labels that are not finite")
         ours = {s for faces in self.train for s in faces.subjects if s is not None}
@@ -197,7 +201,12 @@ def _faces(config: TrainConfig, on_progress: Callable[[str, int, int], None]) ->
 def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise UsageError(f"{path} is missing: data.root names the folder that holds it")
-    return pl.read_parquet(path).filter(pl.col("expression").is_in(list(EXPRESSION_NORMS)))
+    try:
+        return pl.read_parquet(path).filter(pl.col("expression").is_in(list(EXPRESSION_NORMS)))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UsageError(
+            f"{path} cannot be read as a table with `expression` and `jpeg`: {error}"
+        ) from error
 
 
 def fold_of(subject: str, n_folds: int) -> int:

@@ -17,11 +17,10 @@ DIMENSIONS = ("valence", "arousal")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a network makes of a held-out set: predicted (N, 2), encoder features h (N, n)."""
+    """What a network makes of a held-out set: predicted (N, 2), clipped to [-1, 1]."""
 
     faces: FaceSet
     predicted: np.ndarray
-    features: np.ndarray
 
     def scores(self) -> dict[str, Any]:
         found: dict[str, Any] = dict(scores(self.faces.labels, self.predicted))
@@ -40,7 +39,7 @@ def evaluate(
     players: Players, held_out: list[tuple[FaceSet, Feed]], config: TrainConfig
 ) -> list[Evaluation]:
     """Predict every held-out set; all processes of a team have all of the result."""
-    return [Evaluation(faces, *predict(players, feed, config)) for faces, feed in held_out]
+    return [Evaluation(faces, predict(players, feed, config)) for faces, feed in held_out]
 
 
 def results_of(evaluations: list[Evaluation]) -> dict[str, Any]:

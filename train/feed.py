@@ -1,13 +1,14 @@
 """Crops by index → batches on the device, so that the network never waits for them.
 
 The whole set lies decoded on the device where it fits. Otherwise threads decode the batches to come
-into pinned memory, from which they are copied while the device computes.
+into pinned memory, from which they are copied without the host waiting.
 """
 
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -43,11 +44,13 @@ class Feed:
         fits = n_bytes <= SHARE_OF_MEMORY * free_memory(device)
         self.decoded: torch.Tensor | None = None
         if in_memory == "always" or (in_memory == "auto" and fits):
-            everything = torch.empty((len(self), *self.shape), dtype=torch.uint8)
-            with _threads() as threads:
-                for task in self._decode(threads, np.arange(len(self)), everything):
-                    task.result()
-            self.decoded = everything.to(device)
+            self.decoded = torch.empty((len(self), *self.shape), dtype=torch.uint8, device=device)
+            start = 0
+            for part in self._read_ahead(
+                np.array_split(np.arange(len(self)), len(self) // 2048 + 1)
+            ):
+                self.decoded[start : start + len(part)] = part
+                start += len(part)
 
     def __len__(self) -> int:
         return len(self.row_of)
@@ -58,7 +61,10 @@ class Feed:
             for indices in chosen:
                 at = torch.from_numpy(indices).to(self.device, non_blocking=True)
                 yield self.decoded.index_select(0, at)
-            return
+        else:
+            yield from self._read_ahead(chosen)
+
+    def _read_ahead(self, chosen: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
         pinned = self.device.type == "cuda"
         ahead: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
         with _threads() as threads:
@@ -100,7 +106,9 @@ def free_memory(device: torch.device) -> int:
     """Bytes that a device could give."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each of which keeps its own
+    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(memory["MemAvailable"].split()[0]) * 1024 // n_processes
 
 
 def _shape(faces: FaceSet) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("log.jsonl", "evaluations.jsonl"):
             kept = [e for e in _read(folder / name) if e["step"] <= done]
-            _replace(folder / name, "".join(json.dumps(entry) + "\n" for entry in kept))
+            write_text(folder / name, "".join(json.dumps(entry) + "\n" for entry in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def step(self, entry: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class RunLog:
     def _append(self, name: str, entry: dict[str, Any]) -> None:
         if self.writes:
             with (self.folder / name).open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+                file.write(json.dumps(entry, allow_nan=False) + "\n")
 
     def _show(self, prefix: str, values: dict[str, Any], step: int) -> None:
         if self.writes:
@@ -70,12 +70,13 @@ class RunLog:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file that appears whole; NaN is refused."""
-    _replace(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

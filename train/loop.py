@@ -38,7 +38,7 @@ class DivergedError(VaferError):
         )  # fmt: skip
         advice = (
             f". The run stopped; {left}, and {log} shows what led to it. "
-            "A lower optimiser.lr, game.sigmoid=true or a lower game.adv_weight may help"
+            "A new run may do with a lower optimiser.lr or, with a critic, a lower game.adv_weight"
         )
         return DivergedError(self.step, self.loss, self.value, advice)
 
@@ -94,7 +94,7 @@ def training_steps(
     """Train from progress.iteration to config.iterations, keeping `progress`, yielding each step.
 
     labels: (N, 2), of the feed's crops. Raises DivergedError when a loss is not finite: at once on
-    a CPU; on a GPU, where looking means waiting, every config.log_every iterations. It names the
+    a CPU; on a GPU, where looking means waiting, when it is logged, scored or kept. It names the
     first bad iteration in either case.
     """
     device, team = feed.device, players.team
@@ -113,10 +113,18 @@ def training_steps(
             generator=generator_of(seed, Purpose.PAIRING, number),
         )
         players.net.train()
+        if players.critic is not None:
+            players.critic.train()
         torch.manual_seed(seed_of(seed, Purpose.DROPOUT, number, team.rank))
         step = Step(number, iterate(players, batch), plan.groups, lr)
         unseen.append(step)
-        if device.type == "cpu" or number % config.log_every == 0 or number == config.iterations:
+        looks = (
+            config.log_every,
+            config.evaluate_every,
+            config.checkpoint_every,
+            config.iterations,
+        )
+        if is_cpu(device) or any(number % every == 0 for every in looks):
             _raise_if_bad(unseen)
             unseen.clear()
         progress.iteration = number
@@ -171,6 +179,10 @@ def plan_batches(
         yield Plan(np.concatenate([indices[groups.weak], indices[groups.strong]]), groups, epoch)
 
 
+def is_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
 def network_input(crops: torch.Tensor, config: TrainConfig) -> torch.Tensor:
     """Crops (N, 1 or 3, S, S), 0..255 → what the network sees, float32 (N, 3, S, S)."""
     normalised = config.crop.normalise(crops.expand(-1, 3, -1, -1))
@@ -178,25 +190,41 @@ def network_input(crops: torch.Tensor, config: TrainConfig) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def predict(players: Players, feed: Feed, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Valence and arousal (N, 2) of a whole feed, as annotation would give them; and h (N, d).
+def predict(players: Players, feed: Feed, config: TrainConfig) -> np.ndarray:
+    """Valence and arousal (N, 2) of a whole feed, as the model file gives them to annotation.
 
     The processes of a team share the work and have all of the result.
     """
     team = players.team
     players.net.eval()
     own = np.arange(len(feed))[team.rows]
-    batches = [own[i : i + config.batch_size] for i in range(0, len(own), config.batch_size)]
-    predicted, features = [], []
+    predicted = [
+        players.net(images).clamp(-1, 1).float().cpu().numpy()
+        for images in _images(feed, own, config)
+    ]
+    return team.gather_arrays(np.concatenate([np.empty((0, 2), np.float32), *predicted]), len(feed))
+
+
+@torch.inference_mode()
+def encode(players: Players, feed: Feed, rows: np.ndarray, config: TrainConfig) -> np.ndarray:
+    """Features h (len(rows), n_features) of some of a feed; on this process alone."""
+    players.net.eval()
+    found = [players.net.encoder(images).float().cpu() for images in _images(feed, rows, config)]
+    return torch.cat(found).numpy()
+
+
+def _images(feed: Feed, rows: np.ndarray, config: TrainConfig) -> Iterator[torch.Tensor]:
+    batches = [rows[i : i + config.batch_size] for i in range(0, len(rows), config.batch_size)]
     for crops in feed.batches(batches):
-        with players.autocast():
-            h = players.net.encoder(network_input(middle(crops, config.crop.size), config))
-            predicted.append(players.net.regressor(h).clamp(-1, 1).float().cpu())
-        features.append(h.float().cpu())
-    return (
-        team.gather_arrays(torch.cat(predicted).numpy(), len(feed)),
-        team.gather_arrays(torch.cat(features).numpy(), len(feed)),
-    )
+        yield network_input(middle(crops, config.crop.size), config)
+
+
+def raise_unless_finite(players: Players, step: int) -> None:
+    """Raise DivergedError when a parameter is not finite, before it is kept or scored."""
+    norms = torch._foreach_norm([p.detach() for p in players.net.parameters()])
+    total = torch.stack(norms).sum().item()
+    if not math.isfinite(total):
+        raise DivergedError(step, "the norm of the parameters", total)
 
 
 def _augmented(

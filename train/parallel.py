@@ -6,17 +6,20 @@ contributions are added up. DistributedDataParallel averages instead, per forwar
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from vafer.errors import UsageError
+from vafer.errors import UsageError, VaferError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,23 @@ class Team:
         dist.all_gather_object(answers, own)
         return any(answers)
 
-    def wait(self) -> None:
-        """Go on when all are here."""
+    def led(self, work: Callable[[], T]) -> T | None:
+        """Have the leader do some work while the others wait; it gets the result, they None.
+
+        Where it raises a VaferError, all do.
+        """
+        result: T | None = None
+        told: list[VaferError | None] = [None]
+        if self.leads:
+            try:
+                result = work()
+            except VaferError as error:
+                told = [error]
         if self.size > 1:
-            dist.barrier()
+            dist.broadcast_object_list(told)
+        if told[0] is not None:
+            raise told[0]
+        return result
 
 
 @contextmanager
@@ -98,7 +114,8 @@ def join_team(device: str) -> Iterator[tuple[Team, torch.device]]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # The others wait while one makes the crops, which may take hours.
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(days=1))
     try:
         yield Team(dist.get_rank(), size), chosen
     finally:
@@ -163,7 +180,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         values = x.to(self.running_mean)
-        n = _total(values.new_tensor(values.numel() / values.shape[1]))
+        n = values.numel() // values.shape[1] * dist.get_world_size()  # shares are equal
         mean = _total(values.sum(dim=(0, 2, 3))) / n
         centred = values - mean[:, None, None]
         variance = _total(centred.square().sum(dim=(0, 2, 3))) / n

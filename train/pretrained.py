@@ -20,6 +20,9 @@ def load_encoder(net: AVNet, path: Path) -> None:
         # AVNet's AlexNet holds `features` as the first of a sequence.
         renamed = {k.replace("features.", "0.", 1): v for k, v in state.items()}
         wanted = net.encoder.state_dict()
+        for name, value in wanted.items():  # older files do not count batches
+            if name.endswith("num_batches_tracked"):
+                renamed.setdefault(name, value)
         missing = [name for name in wanted if name not in renamed]
         if missing:
             raise ModelError(

@@ -6,9 +6,12 @@
 Several seeds have such a folder each, `seed-<n>`, and one scores.json over all.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +20,33 @@ import numpy as np
 import torch
 
 from train.checkpoint import Progress, load_checkpoint, save_checkpoint
-from train.config import TrainConfig, read_config, to_yaml
+from train.config import TrainConfig, flat, read_config, to_yaml
 from train.data import Split, load_split
 from train.evaluation import DIMENSIONS, Evaluation, evaluate, one_line, results_of
 from train.feed import Feed
 from train.groups import group, threshold_radius
-from train.log import RunLog, write_json
-from train.loop import DivergedError, Step, make_players, training_steps
+from train.log import RunLog, write_json, write_text
+from train.loop import (
+    DivergedError,
+    Step,
+    encode,
+    make_players,
+    raise_unless_finite,
+    training_steps,
+)
 from train.parallel import Team, join_team
 from train.plots import plot_features, plot_losses, plot_predictions
+from train.plots.features import MOST_FACES
 from train.steps import Players
 from train.stop import Clock, stop_asked
 from vafer.errors import UsageError
 from vafer.model import ModelCard, save_model
 
 TOO_MANY_SKIPPED = 0.2
-MAY_CHANGE = ("device", "seeds", "log_every", "evaluate_every", "checkpoint_every")
+MAY_CHANGE = (
+    "device", "compile", "log_every", "evaluate_every", "checkpoint_every",
+    "data.root", "data.cache", "data.detector", "data.in_memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,43 +101,93 @@ def train(
     """
     torch.set_flush_denormal(True)  # a network that dies computes with them, ten times slower
     with join_team(config.device) as (team, device):
+        tell = on_notice if team.leads else lambda text: None
         if config.batch_size % team.size:
             raise UsageError(
                 f"batch_size is {config.batch_size}: expected a multiple of {team.size} processes"
             )
-        quiet = on_notice if team.leads else lambda text: None
-        _check_folder(config, out, resume=resume)
-        if team.leads and split is None:  # the others then find its crops in the cache
-            split = load_split(config, _crops_notice(quiet))
-        team.wait()
-        split = split or load_split(config)
-        feeds = _Feeds(split, config, device)
-        quiet(
-            f"training on {len(feeds.train)} faces, {len(feeds.labels) // config.batch_size} "
-            f"iterations an epoch; held out: "
-            f"{', '.join(f'{s.name} ({len(s)} faces)' for s in split.held_out)}; on {device}"
-            f"{f', {team.size} processes' if team.size > 1 else ''}"
-        )
-        if team.leads:
+        with _own_folder(config, out, resume=resume, team=team), stop_asked(team) as stops:
+            if split is None:  # the leader makes the crops; the others find them in the cache
+                split = team.led(lambda: load_split(config, _crops_notice(tell)))
+            split = split or load_split(config)
+            feeds = _Feeds(split, config, device)
+            make_players(config, config.seeds[0], device, team)  # what it refuses, it refuses now
+            for notice in _notices(config, split, feeds, device, team):
+                tell(notice)
+            if team.leads:
+                write_text(out / "config.yaml", to_yaml(config))
+            models, found = {}, {}
+            for seed in config.seeds:
+                folder = out if len(config.seeds) == 1 else out / f"seed-{seed}"
+                run = _Run(config, seed, folder, split, feeds, team, stops, on_report, tell)
+                found[seed] = run.go(resume=resume)
+                models[seed] = folder / "model.safetensors"
+                if seed != config.seeds[-1] and stops(0):
+                    raise KeyboardInterrupt
+            outcome = Outcome(out, models, found)
+            if team.leads and len(config.seeds) > 1:
+                by_seed = {str(seed): result for seed, result in found.items()}
+                write_json(out / "scores.json", {"seeds": by_seed, "over_seeds": outcome.summary()})
+            return outcome
+
+
+@contextmanager
+def _own_folder(config: TrainConfig, out: Path, *, resume: bool, team: Team) -> Iterator[None]:
+    """Within it, the run folder is this run's alone; if nothing came into it, it goes away again.
+
+    Raises UsageError where it holds a run already, or one of another config, or another one writes.
+    """
+    handle: list[int] = []
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+
+    def open_it() -> None:
+        try:
             out.mkdir(parents=True, exist_ok=True)
-            (out / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        models, found = {}, {}
-        for seed in config.seeds:
-            folder = out if len(config.seeds) == 1 else out / f"seed-{seed}"
-            run = _Run(config, seed, folder, split, feeds, team, on_report, quiet)
-            found[seed] = run.go(resume=resume)
-            models[seed] = folder / "model.safetensors"
-        outcome = Outcome(out, models, found)
-        if team.leads and len(config.seeds) > 1:
-            by_seed = {str(seed): result for seed, result in found.items()}
-            write_json(out / "scores.json", {"seeds": by_seed, "over_seeds": outcome.summary()})
-        return outcome
+            handle.append(os.open(out, os.O_RDONLY))
+            fcntl.flock(handle[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{out} is being written by another run: wait, or stop it") from error
+        except OSError as error:
+            raise UsageError(f"{out} cannot be made the run folder: {error}") from error
+        _check_folder(config, out, resume=resume)
+
+    try:
+        team.led(open_it)
+        yield
+    finally:
+        for descriptor in handle:
+            os.close(descriptor)
+            for folder in missing:
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+
+def _notices(
+    config: TrainConfig, split: Split, feeds: "_Feeds", device: torch.device, team: Team
+) -> Iterator[str]:
+    """What a run is about to do, and what is to be known of it."""
+    yield (
+        f"training on {len(feeds.train)} faces, {len(feeds.labels) // config.batch_size} "
+        f"iterations an epoch; held out: "
+        f"{', '.join(f'{s.name} ({len(s)} faces)' for s in split.held_out)}; on {device}"
+        f"{f', {team.size} processes' if team.size > 1 else ''}"
+    )
+    yield from config.unused()
+    for faces in split.held_out:
+        if any(subject is None for subject in faces.subjects):
+            yield f"{faces.name} names no persons: some of them may be trained on too"
 
 
 class _Feeds:
     """The feeds of a split, opened once for all seeds."""
 
     def __init__(self, split: Split, config: TrainConfig, device: torch.device) -> None:
+        n_faces = sum(len(faces) for faces in split.train)
+        if n_faces < config.batch_size:
+            raise UsageError(
+                f"{n_faces} faces to train on: expected at least a batch of {config.batch_size}"
+            )
         self.train = Feed(split.train, device, config.data.in_memory)
         self.labels = np.concatenate([faces.labels for faces in split.train])
         self.held_out = [
@@ -141,6 +205,7 @@ class _Run:
     split: Split
     feeds: _Feeds
     team: Team
+    stops: Callable[[int], bool]
     on_report: Callable[[Report], None]
     on_notice: Callable[[str], None]
 
@@ -153,45 +218,54 @@ class _Run:
                 self.on_notice(f"seed {self.seed}: finished by an earlier run")
                 return finished["sets"]
         players = make_players(config, self.seed, self.feeds.train.device, self.team)
-        progress = Progress()
+        progress = Progress(self.seed)
         if resume and checkpoint.is_file():
-            progress = load_checkpoint(checkpoint, players)
+            progress = load_checkpoint(checkpoint, players, seed=self.seed)
             self.on_notice(f"seed {self.seed}: going on after iteration {progress.iteration}")
-        steps = training_steps(
-            players, self.feeds.train, self.feeds.labels, config, self.seed, progress
-        )
         evaluations: list[Evaluation] = []
         with RunLog(self.out, progress.iteration, writes=self.team.leads) as log:
-            clock = Clock(progress.iteration)
-            with stop_asked(self.team) as is_stop_asked:
-                try:
-                    for step in steps:
-                        is_last = step.number == config.iterations
-                        if step.number % config.log_every == 0 or is_last:
-                            entry = _entry(step, progress)  # waits for the device
-                            entry["images_per_s"] = clock.rate(step.number, config.batch_size)
-                            log.step(entry)
-                            self.on_report(Report(self.seed, config.iterations, entry))
-                        if step.number % config.evaluate_every == 0 or is_last:
-                            with clock.paused():
-                                evaluations = evaluate(players, self.feeds.held_out, config)
-                                self._take_note(evaluations, players, progress, log)
-                        stops = is_stop_asked(step.number % config.log_every == 0)
-                        if step.number % config.checkpoint_every == 0 or is_last or stops:
-                            with clock.paused():
-                                self._checkpoint(checkpoint, players, progress)
-                        if stops and not is_last:
-                            raise KeyboardInterrupt
-                except DivergedError as error:
-                    log.step({"step": error.step, error.loss: str(error.value)})
-                    raise error.after(checkpoint, self.out / "log.jsonl") from None
+            try:
+                for step, is_last in self._steps(players, progress, log):
+                    stops = self.stops(step.number)
+                    scores_now = step.number % config.evaluate_every == 0 or is_last
+                    keeps_now = step.number % config.checkpoint_every == 0 or is_last or stops
+                    if scores_now or keeps_now:
+                        raise_unless_finite(players, step.number)
+                    if scores_now:
+                        evaluations = evaluate(players, self.feeds.held_out, config)
+                        self._take_note(evaluations, players, progress, log)
+                    if keeps_now and self.team.leads:
+                        save_checkpoint(checkpoint, players, progress)
+                    if stops and not is_last:
+                        raise KeyboardInterrupt
+            except DivergedError as error:
+                log.step({"step": error.step, error.loss: str(error.value)})
+                raise error.after(checkpoint, self.out / "log.jsonl") from None
             if not evaluations:  # it was stopped between its last iteration and its scores
                 evaluations = evaluate(players, self.feeds.held_out, config)
             self._finish(evaluations, players, progress, log)
         return results_of(evaluations)
 
+    def _steps(
+        self, players: Players, progress: Progress, log: RunLog
+    ) -> Iterator[tuple[Step, bool]]:
+        """Train, log and report; each step, and whether it is the last."""
+        config = self.config
+        clock = Clock(progress.iteration)
+        for step in training_steps(
+            players, self.feeds.train, self.feeds.labels, config, self.seed, progress
+        ):
+            is_last = step.number == config.iterations
+            if step.number % config.log_every == 0 or is_last:
+                entry = _entry(step, progress)  # waits for the device
+                entry["images_per_s"] = clock.rate(step.number, config.batch_size)
+                log.step(entry)
+                self.on_report(Report(self.seed, config.iterations, entry))
+            with clock.paused():
+                yield step, is_last
+
     def _take_note(
-        self, evaluations: list[Evaluation], players: Players, progress: Progress, log: "RunLog"
+        self, evaluations: list[Evaluation], players: Players, progress: Progress, log: RunLog
     ) -> None:
         """Log and show scores; keep the model whose mean CCC on the first held-out set is highest.
 
@@ -210,15 +284,12 @@ class _Run:
                 path.parent.mkdir(exist_ok=True)
                 save_model(path, players.net, self._card(progress, result))
 
-    def _checkpoint(self, path: Path, players: Players, progress: Progress) -> None:
-        if self.team.leads:
-            save_checkpoint(path, players, progress)
-
     def _card(self, progress: Progress, result: dict[str, Any]) -> ModelCard:
         subjects = {s for faces in self.split.train for s in faces.subjects if s is not None}
         procedure = json.loads(json.dumps(asdict(self.config), default=str))
         for private in ("root", "cache", "detector"):
             del procedure["data"][private]
+        del procedure["model"]["pretrained"]
         return ModelCard(
             name=self.out.resolve().name,
             backbone=self.config.model.backbone,
@@ -235,7 +306,7 @@ class _Run:
         )
 
     def _finish(
-        self, evaluations: list[Evaluation], players: Players, progress: Progress, log: "RunLog"
+        self, evaluations: list[Evaluation], players: Players, progress: Progress, log: RunLog
     ) -> None:
         n_wanted = progress.critic_steps + progress.skipped_steps
         skipped = progress.skipped_steps / n_wanted if n_wanted else 0.0
@@ -274,17 +345,21 @@ class _Run:
     def _draw_features(self, evaluations: list[Evaluation], players: Players) -> None:
         """t-SNE of a held-out set, one with named subjects where there is one."""
         chosen = max(evaluations, key=lambda e: sum(s is not None for s in e.faces.subjects))
-        features = {"encoder features h": chosen.features}
+        feed = next(feed for faces, feed in self.feeds.held_out if faces is chosen.faces)
+        rows = np.arange(len(feed))
+        if len(feed) > MOST_FACES:
+            rows = np.sort(np.random.default_rng(0).choice(len(feed), MOST_FACES, replace=False))
+        features = {"encoder features h": encode(players, feed, rows, self.config)}
         if players.critic is not None:
-            h = torch.from_numpy(chosen.features).to(self.feeds.train.device)
+            h = torch.from_numpy(features["encoder features h"]).to(feed.device)
             with torch.inference_mode():
                 features["critic features z"] = players.critic.eval()(h).cpu().numpy()
         labels = chosen.faces.labels
         plot_features(
             features,
             self.out / "features.png",
-            is_strong=group(labels, threshold_radius(labels, self.config.grouping)).is_strong,
-            subjects=chosen.faces.subjects,
+            is_strong=group(labels, threshold_radius(labels, self.config.grouping)).is_strong[rows],
+            subjects=chosen.faces.subjects[rows],
         )
 
 
@@ -297,24 +372,24 @@ def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
         raise UsageError(
             f"{out} holds a run already: --resume goes on with it, or take another --out"
         )
-    before, now = asdict(read_config(path)), asdict(config)
-    for name in MAY_CHANGE:
-        before.pop(name), now.pop(name)
+    before, now = read_config(path), config
+    may_change = {*MAY_CHANGE}
+    if len(before.seeds) > 1 and len(now.seeds) > 1:  # each has a folder of its own
+        may_change.add("seeds")
     if config.optimiser.schedule == "step":  # where a run ends then changes nothing before its end
-        first, wanted = before.pop("iterations"), now.pop("iterations")
-        if wanted < first:
-            raise UsageError(f"iterations was {first}, is {wanted}: expected as many or more")
-    different = sorted(_differences(before, now))
+        if now.iterations < before.iterations:
+            raise UsageError(
+                f"iterations was {before.iterations}, is {now.iterations}: expected as many or more"
+            )
+        may_change.add("iterations")
+    was, is_now = flat(asdict(before)), flat(asdict(now))
+    different = [
+        f"{key} was {was[key]}, is {is_now[key]}"
+        for key in was
+        if was[key] != is_now[key] and key not in may_change
+    ]
     if different:
         raise UsageError(f"{out} holds a run of another config: {'; '.join(different)}")
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], at: str = "") -> Iterator[str]:
-    for key, value in before.items():
-        if isinstance(value, dict):
-            yield from _differences(value, now[key], f"{at}{key}.")
-        elif value != now[key]:
-            yield f"{at}{key} was {value}, is {now[key]}"
 
 
 def _entry(step: Step, progress: Progress) -> dict[str, Any]:

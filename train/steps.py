@@ -37,7 +37,8 @@ class Batch:
 class Players:
     """Who moves, and by what. critic and objective are None where there is no adversary.
 
-    bf16: the network computes in bfloat16; critic and losses never do.
+    bf16: the encoder computes in bfloat16. Regressor, critic and losses never do: the handful of
+    values that bfloat16 has near 0 would be all that a regressor could say at first.
     """
 
     net: AVNet
@@ -108,8 +109,9 @@ def adversarial_step(players: Players, batch: Batch, features: torch.Tensor) -> 
 def regression_step(players: Players, batch: Batch) -> torch.Tensor:
     """Move encoder and regressor down L_AV (Algorithm 1, line 8)."""
     with players.autocast():
-        own = players.net(batch.images)
-    loss = av_loss(players.team.gather(own.to(batch.labels)), batch.labels)
+        features = players.net.encoder(batch.images)
+    own = players.net.regressor(features.to(batch.labels))
+    loss = av_loss(players.team.gather(own), batch.labels)
     _descend(players, "regression", loss, players.net.parameters())
     return loss.detach()
 

@@ -28,12 +28,16 @@ class Clock:
         self.since += time.perf_counter() - start
 
 
+AGREED_EVERY = 20  # iterations; torchrun kills what has not stopped after 30 s
+
+
 @contextmanager
-def stop_asked(team: Team) -> Iterator[Callable[[bool], bool]]:
+def stop_asked(team: Team) -> Iterator[Callable[[int], bool]]:
     """Within it, a first Ctrl-C or SIGTERM is remembered instead of striking within an iteration.
 
-    Gives a function that says whether to stop now, after an iteration. A team has to agree, which
-    costs time: it asks only where `is_time` is true. A second Ctrl-C strikes at once.
+    Gives a function that says whether to stop after an iteration, by its number (0 between two
+    runs). A team has to agree, which costs time, so it asks now and then. A second Ctrl-C strikes
+    at once.
     """
     asked = threading.Event()
 
@@ -42,13 +46,16 @@ def stop_asked(team: Team) -> Iterator[Callable[[bool], bool]]:
             raise KeyboardInterrupt
         asked.set()
 
-    def stops(is_time: bool) -> bool:
-        return asked.is_set() if team.size == 1 else is_time and team.any(asked.is_set())
+    def stops(iteration: int) -> bool:
+        if team.size == 1:
+            return asked.is_set()
+        return iteration % AGREED_EVERY == 0 and team.any(asked.is_set())
 
     if threading.current_thread() is not threading.main_thread():
         yield stops
         return
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in signals}
     try:
         yield stops
     finally:

@@ -210,7 +210,7 @@ def train(
     Several GPUs: `torchrun --nproc-per-node=N -m train --config …`.
     """
     with _errors_shown(
-        interrupted="stopped after the iteration: the same command with --resume goes on"
+        interrupted="what is finished is kept: the same command with --resume goes on"
     ):
         from train.config import read_config, to_yaml
 

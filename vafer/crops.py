@@ -5,6 +5,7 @@ A crop is a similarity or a box map from frame pixels to crop pixels, followed b
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import cv2
@@ -88,10 +89,9 @@ class CropSpec:
         """Crops (N, 3, S, S), values 0..255 → the network's input, float32, same shape."""
         values = crops.float() / 255
         if self.grey:
-            weights = values.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)
+            weights = _per_channel(GREY_WEIGHTS, values.device)
             values = (values * weights).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-        mean = values.new_tensor(self.mean).view(1, 3, 1, 1)
-        std = values.new_tensor(self.std).view(1, 3, 1, 1)
+        mean, std = (_per_channel(v, values.device) for v in (self.mean, self.std))
         return (values - mean) / std
 
     def matrices(self, boxes: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
@@ -107,6 +107,12 @@ class CropSpec:
                 )
             return similarity(landmarks, np.asarray(self.template) * self.size)
         return _box_maps(boxes, self.margin, self.size)
+
+
+@lru_cache
+def _per_channel(values: tuple[float, float, float], device: torch.device) -> torch.Tensor:
+    """(1, 3, 1, 1) on a device, copied there once: a copy waits for all that runs on it."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ def ccc(label: np.ndarray, predicted: np.ndarray) -> float | None:
 
 def scores(label: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, float | None]]:
     """All four of (N, 2) labels and predictions, columns valence and arousal."""
+    label, predicted = np.asarray(label, np.float64), np.asarray(predicted, np.float64)
     functions = {"rmse": rmse, "sagr": sagr, "pcc": pcc, "ccc": ccc}
     return {
         dimension: {name: f(label[:, i], predicted[:, i]) for name, f in functions.items()}

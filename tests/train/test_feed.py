@@ -13,7 +13,7 @@ from train import cache
 from train.cache import cached_crops, find_landmarks
 from train.config import DataConfig
 from train.data import EXPRESSION_NORMS, FaceSet, Split, fold_of, load_split
-from train.feed import Feed
+from train.feed import Feed, free_memory
 from vafer.crops import FACE_TEMPLATE, CropSpec, cut, warp
 from vafer.errors import UsageError
 from vafer.faces import Detector
@@ -174,11 +174,16 @@ def test_labels_that_are_not_finite_are_refused() -> None:
     faces = toy_faces()
     faces.labels[2, 1] = np.nan
     with pytest.raises(UsageError, match="toy has labels that are not finite"):
-        Split((faces,), (), {})
+        Split((faces,), (toy_faces(),), {})
+    with pytest.raises(UsageError, match="nothing is held out"):
+        Split((toy_faces(),), (), {})
 
 
 def test_what_is_missing_is_named(tmp_path: Path, yunet: Path) -> None:
     with pytest.raises(UsageError, match=r"fer2013\.parquet is missing: data\.root"):
+        load_split(config(tmp_path, yunet, tmp_path))
+    (tmp_path / "fer2013.parquet").write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"fer2013\.parquet cannot be read as a table"):
         load_split(config(tmp_path, yunet, tmp_path))
     with pytest.raises(UsageError, match=r"data\.detector is not set"):
         load_split(config(tmp_path, None, tmp_path))
@@ -208,6 +213,8 @@ def test_a_set_too_large_for_the_memory_stays_on_disk(monkeypatch: pytest.Monkey
     assert Feed([faces], CPU).decoded is None
     monkeypatch.setattr("train.feed.free_memory", lambda device: faces.crops.nbytes * 2.1)
     assert Feed([faces], CPU).decoded is not None
+    monkeypatch.undo()
+    assert 1e8 < free_memory(CPU) < 1e14
 
 
 def test_crops_of_two_sizes_do_not_mix() -> None:

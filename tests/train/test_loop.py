@@ -17,7 +17,16 @@ from train.config import (
     ModelConfig,
     OptimiserConfig,
 )
-from train.loop import DivergedError, Step, learning_rate, plan_batches, predict, training_steps
+from train.loop import (
+    DivergedError,
+    Step,
+    encode,
+    learning_rate,
+    plan_batches,
+    predict,
+    raise_unless_finite,
+    training_steps,
+)
 from vafer.errors import UsageError
 
 
@@ -33,10 +42,11 @@ def test_training_learns() -> None:
     )
     feed, labels = toy_feed()
     _, players, progress = run(config)
-    predicted, features = predict(players, feed, config)
+    predicted = predict(players, feed, config)
     assert np.corrcoef(predicted[:, 0], labels[:, 0])[0, 1] > 0.8
-    assert features.shape == (64, 256)
-    assert (progress.iteration, progress.critic_steps, progress.skipped_steps) == (150, 150, 0)
+    assert encode(players, feed, np.array([3, 5]), config).shape == (2, 256)
+    assert progress.iteration == progress.critic_steps + progress.skipped_steps == 150
+    assert progress.critic_steps > 140
 
 
 @pytest.mark.parametrize("backbone", ["alexnet", "resnet18"])
@@ -63,7 +73,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(
     torch.rand(5)  # whatever else draws meanwhile changes nothing
 
     second = toy_players(config, seed=9)  # other weights, which the checkpoint replaces
-    progress = load_checkpoint(tmp_path / "last.pt", second)
+    progress = load_checkpoint(tmp_path / "last.pt", second, seed=0)
     assert progress.iteration == 3
     rest = list(training_steps(second, feed, labels, config, 0, progress))
     assert [s.number for s in rest] == [4, 5, 6, 7]
@@ -154,13 +164,16 @@ def test_rates() -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     config = toy_config()
-    save_checkpoint(tmp_path / "last.pt", toy_players(config), Progress(3))
+    save_checkpoint(tmp_path / "last.pt", toy_players(config), Progress(0, 3))
     other = replace(config, model=ModelConfig(backbone="resnet18"))
     with pytest.raises(UsageError, match=r"last\.pt cannot be resumed from"):
-        load_checkpoint(tmp_path / "last.pt", toy_players(other))
-    (tmp_path / "last.pt").write_bytes(b"damaged")
-    with pytest.raises(UsageError, match=r"last\.pt cannot be resumed from"):
-        load_checkpoint(tmp_path / "last.pt", toy_players(config))
+        load_checkpoint(tmp_path / "last.pt", toy_players(other), seed=0)
+    with pytest.raises(UsageError, match=r"it is of seed 0, not of 1"):
+        load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=1)
+    for damaged in (b"damaged", b""):
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"last\.pt cannot be resumed from"):
+            load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=0)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -169,3 +182,67 @@ def test_the_adversarial_rate_is_scaled() -> None:
     rates = {name: o.param_groups[0]["lr"] for name, o in players.optimisers.items()}
     assert rates["adversarial"] == pytest.approx(0.1 * rates["regression"])
     assert rates["critic"] == rates["regression"]
+
+
+def test_parameters_that_are_not_finite_are_caught() -> None:
+    players = toy_players(toy_config())
+    raise_unless_finite(players, 4)
+    next(iter(players.net.parameters())).data[0] = torch.nan
+    with pytest.raises(DivergedError, match="iteration 4: the norm of the parameters is nan"):
+        raise_unless_finite(players, 4)
+
+
+def test_losses_are_looked_at_when_they_are_logged_scored_or_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, where looking means waiting: the feed says that it is on one."""
+    config = toy_config(log_every=4, evaluate_every=100, checkpoint_every=100)
+    feed, labels = toy_feed()
+    looked = []
+    monkeypatch.setattr("train.loop._raise_if_bad", lambda steps: looked.append(len(steps)))
+    monkeypatch.setattr("train.loop.is_cpu", lambda device: False)
+    list(training_steps(toy_players(config), feed, labels, config, 0, Progress()))
+    assert looked == [4, 2]
+
+
+def test_evaluation_between_steps_changes_nothing() -> None:
+    config = toy_config()
+    plain, _, _ = run(config)
+    players, (feed, labels) = toy_players(config), toy_feed()
+    seen = []
+    for step in training_steps(players, feed, labels, config, 0, Progress()):
+        seen.append(step.losses)
+        predict(players, feed, config)
+        players.critic.eval()
+    assert [{k: v.item() for k, v in s.items()} for s in seen] == [
+        {k: v.item() for k, v in s.losses.items()} for s in plain
+    ]
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "resnet18"])
+def test_imagenet_weights_go_into_the_encoder(backbone: str, tmp_path: Path) -> None:
+    from torchvision import models
+
+    from train.pretrained import load_encoder
+    from vafer.errors import ModelError
+
+    torch.manual_seed(3)
+    theirs = getattr(models, backbone)(weights=None)
+    state = {k: v for k, v in theirs.state_dict().items() if "num_batches" not in k}  # as of old
+    torch.save(state, tmp_path / "imagenet.pth")
+    net = toy_players(toy_config(model=ModelConfig(backbone=backbone))).net.eval()
+    load_encoder(net, tmp_path / "imagenet.pth")
+    x = torch.rand(2, 3, 64, 64)
+    theirs.eval()
+    if backbone == "alexnet":
+        expected = theirs.features(x).flatten(1)
+    else:
+        theirs.fc = torch.nn.Identity()
+        expected = theirs(x)
+    torch.testing.assert_close(net.encoder(x), expected)
+    del state[next(iter(state))]
+    torch.save(state, tmp_path / "imagenet.pth")
+    with pytest.raises(ModelError, match=r"imagenet\.pth lacks"):
+        load_encoder(net, tmp_path / "imagenet.pth")
+    with pytest.raises(ModelError, match=r"no such file, named by model\.pretrained"):
+        load_encoder(net, tmp_path / "none.pth")
