@@ -114,15 +114,16 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--jobs", type=int, help="runs at once; 1 on a GPU, else one a core")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     arguments = parser.parse_args()
     tasks = {}
     for seed in range(arguments.seeds):
-        for row, changes in ROWS.items():
+        for row in arguments.rows:
             out = arguments.out / folder_name(row) / f"seed-{seed}"
             if not (out / "reliance.json").is_file():
-                tasks[f"{row}, seed {seed}"] = (run_one, (changes, seed, out))
+                tasks[f"{row}, seed {seed}"] = (run_one, (ROWS[row], seed, out))
     if not arguments.table:
         run_side_by_side(tasks, arguments.jobs)
     print(table(arguments.out))
