@@ -66,15 +66,9 @@ def load_checkpoint(path: Path, players: Players, *, seed: int) -> Progress:
         if found.seed != seed:
             raise ValueError(f"it is of seed {found.seed}, not of {seed}")
         return found
-    except (
-        OSError,
-        EOFError,
-        UnpicklingError,
-        RuntimeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (EOFError, UnpicklingError) as error:
+        raise UsageError(f"{path} is damaged: start anew with another --out") from error
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be resumed from ({error}): expected a checkpoint of this run"
         ) from error

@@ -6,6 +6,7 @@ what the paper leaves open is documented beside each value.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -204,6 +205,12 @@ class TrainConfig:
         _expect(bool(self.seeds), "seeds", list(self.seeds), "one or more, as in [0, 1, 2]")
         _expect(len({*self.seeds}) == len(self.seeds), "seeds", list(self.seeds), "each once")
         _expect(min(self.seeds) >= 0, "seeds", list(self.seeds), "0 or more")
+        _expect(
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
+            "device",
+            self.device,
+            "auto, cpu, cuda or cuda:N",
+        )
 
         _expect(self.map_size >= 1, "crop.size", self.crop.size, "63 pixels or more for alexnet")
 
@@ -278,7 +285,7 @@ def read_config(source: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
     for change in changes:
         key, equals, text = change.partition("=")
         if not (key and equals):
-            raise UsageError(f"--set {change}: expected key.sub=value, as in optimiser.lr=1e-3")
+            raise UsageError(f"--set {change}: expected KEY=VALUE, as in optimiser.lr=1e-3")
         layer: Any = _parse(text, f"--set {change}")
         for name in reversed(key.strip().split(".")):
             layer = {name: layer}
@@ -328,9 +335,11 @@ def find_config(source: str | Path) -> Path:
             path = folder / f"{source}{ending}"
             if path.is_file():
                 return path
-    names = sorted(p.relative_to(ships).as_posix() for p in ships.rglob("*.yaml"))
+    names = sorted(p.relative_to(ships).with_suffix("").as_posix() for p in ships.rglob("*.yaml"))
+    near = get_close_matches(str(source).removesuffix(".yaml"), names, n=1)
     raise UsageError(
-        f"{source}: no such config file. Expected a path, or one that ships: {', '.join(names)}"
+        f"{source}: {'a folder' if Path(source).is_dir() else 'no such config file'}. "
+        + (f"Did you mean {near[0]}?" if near else f"Expected a file, or one of {', '.join(names)}")
     )
 
 
@@ -350,7 +359,10 @@ def _parse(text: str, where: str) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise UsageError(f"{where} is no YAML: {error}") from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{where} is no YAML{line}: {problem}") from error
 
 
 def _overlay(values: dict[str, Any], changes: Mapping[Any, Any], where: str, at: str = "") -> None:

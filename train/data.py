@@ -30,6 +30,7 @@ EXPRESSION_NORMS = {
     "sad": (-0.63, -0.27),
     "neutral": (0.0, 0.0),
 }
+LEFT_OUT = ("contempt",)  # of which there are nine pictures
 NO_IDENTITY = "facial-expressions"  # of LFW: a file name that names nobody
 SYNTHETIC_SUBJECTS = (60, 20)  # to train on, to score on
 SYNTHETIC_EACH = 40
@@ -153,10 +154,16 @@ def _faces(config: TrainConfig, on_progress: Callable[[str, int, int], None]) ->
     root = data.root or default_root("faces")
     if data.detector is None:
         raise UsageError("data.detector is not set: name an ONNX face detector with landmarks")
+    if not data.detector.is_file():
+        raise UsageError(
+            f"{data.detector}: no such file, named by data.detector: expected an ONNX face detector"
+        )
     detector = Detector(data.detector)
     tables = {
-        "fer2013": _read(root / "fer2013.parquet"),
-        "lfw": _read(root / "lfw_expressions.parquet").filter(pl.col("identity") != NO_IDENTITY),
+        "fer2013": _read(root / "fer2013.parquet", "split"),
+        "lfw": _read(root / "lfw_expressions.parquet", "identity").filter(
+            pl.col("identity") != NO_IDENTITY
+        ),
     }
     every = {}
     for name, table in tables.items():
@@ -198,15 +205,30 @@ def _faces(config: TrainConfig, on_progress: Callable[[str, int, int], None]) ->
     return Split(train, held_out, facts)
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Path, column: str) -> pl.DataFrame:
+    """Faces with `expression`, `jpeg` and a column that says how to split them."""
     if not path.is_file():
-        raise UsageError(f"{path} is missing: data.root names the folder that holds it")
-    try:
-        return pl.read_parquet(path).filter(pl.col("expression").is_in(list(EXPRESSION_NORMS)))
-    except (pl.exceptions.PolarsError, OSError) as error:
         raise UsageError(
-            f"{path} cannot be read as a table with `expression` and `jpeg`: {error}"
-        ) from error
+            f"{path} is missing: data.root, or $VAFER_DATA/faces without it, is the folder that "
+            "holds it"
+        )
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as a Parquet table: {error}") from error
+    missing = sorted({"expression", "jpeg", column} - {*table.columns})
+    if missing:
+        raise UsageError(f"{path} lacks the columns {missing}: it has {table.columns}")
+    unknown = sorted({*table["expression"]} - {*EXPRESSION_NORMS, *LEFT_OUT}, key=str)
+    if unknown:
+        raise UsageError(
+            f"{path} has the expressions {unknown[:5]}: expected {[*EXPRESSION_NORMS]}, or "
+            f"{[*LEFT_OUT]}, which are left out"
+        )
+    table = table.filter(pl.col("expression").is_in(list(EXPRESSION_NORMS)))
+    if table.is_empty():
+        raise UsageError(f"{path} has no face to use")
+    return table
 
 
 def fold_of(subject: str, n_folds: int) -> int:

@@ -126,10 +126,7 @@ def _device(name: str, local: int | None) -> torch.device:
     n_gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if n_gpus else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device is {name}: expected auto, cpu, cuda or cuda:N") from error
+    device = torch.device(name)
     if device.type == "cuda":
         index = local if local is not None else device.index or 0
         if index >= n_gpus:

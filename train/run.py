@@ -106,7 +106,7 @@ def train(
             raise UsageError(
                 f"batch_size is {config.batch_size}: expected a multiple of {team.size} processes"
             )
-        with _own_folder(config, out, resume=resume, team=team), stop_asked(team) as stops:
+        with _own_folder(config, out, tell, resume=resume, team=team), stop_asked(team) as stops:
             if split is None:  # the leader makes the crops; the others find them in the cache
                 split = team.led(lambda: load_split(config, _crops_notice(tell)))
             split = split or load_split(config)
@@ -132,7 +132,9 @@ def train(
 
 
 @contextmanager
-def _own_folder(config: TrainConfig, out: Path, *, resume: bool, team: Team) -> Iterator[None]:
+def _own_folder(
+    config: TrainConfig, out: Path, on_notice: Callable[[str], None], *, resume: bool, team: Team
+) -> Iterator[None]:
     """Within it, the run folder is this run's alone; if nothing came into it, it goes away again.
 
     Raises UsageError where it holds a run already, or one of another config, or another one writes.
@@ -149,7 +151,7 @@ def _own_folder(config: TrainConfig, out: Path, *, resume: bool, team: Team) -> 
             raise UsageError(f"{out} is being written by another run: wait, or stop it") from error
         except OSError as error:
             raise UsageError(f"{out} cannot be made the run folder: {error}") from error
-        _check_folder(config, out, resume=resume)
+        _check_folder(config, out, on_notice, resume=resume)
 
     try:
         team.led(open_it)
@@ -174,6 +176,11 @@ def _notices(
         f"{f', {team.size} processes' if team.size > 1 else ''}"
     )
     yield from config.unused()
+    if config.optimiser.warmup > config.iterations:
+        yield (
+            f"optimiser.warmup is {config.optimiser.warmup}: in {config.iterations} iterations the "
+            "rate never reaches optimiser.lr"
+        )
     for faces in split.held_out:
         if any(subject is None for subject in faces.subjects):
             yield f"{faces.name} names no persons: some of them may be trained on too"
@@ -274,7 +281,8 @@ class _Run:
         """
         result = results_of(evaluations)
         log.evaluation(progress.iteration, result)
-        self.on_notice(f"iteration {progress.iteration}: {one_line(result)}")
+        of_seed = f"seed {self.seed}, " if len(self.config.seeds) > 1 else ""
+        self.on_notice(f"{of_seed}iteration {progress.iteration}: {one_line(result)}")
         first = next(iter(result.values()))
         values = [first[dimension]["ccc"] for dimension in DIMENSIONS]
         if None not in values and np.mean(values) > progress.best:
@@ -363,10 +371,14 @@ class _Run:
         )
 
 
-def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
+def _check_folder(
+    config: TrainConfig, out: Path, on_notice: Callable[[str], None], *, resume: bool
+) -> None:
     """Refuse a folder that another run is in, or that holds one of another config."""
     path = out / "config.yaml"
     if not path.is_file():
+        if resume:
+            on_notice(f"{out} holds no run yet: it starts here")
         return
     if not resume:
         raise UsageError(
@@ -389,6 +401,8 @@ def _check_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
         if was[key] != is_now[key] and key not in may_change
     ]
     if different:
+        if config.optimiser.schedule == "cosine" and was["iterations"] != is_now["iterations"]:
+            different.append("a cosine's rates depend on where it ends")
         raise UsageError(f"{out} holds a run of another config: {'; '.join(different)}")
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vafer import __version__, console
-from vafer.errors import OutputError, VaferError
+from vafer.errors import OutputError, UsageError, VaferError
 from vafer.options import BATCH_SIZE, DetectorOptions, Sampling
 
 app = typer.Typer(
@@ -190,7 +190,7 @@ def train(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="runs/<name of the config>")
+        str | None, typer.Option(help="Run folder.", show_default="runs/<name of the config>")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on exactly where the run in the folder stopped.")
@@ -215,6 +215,8 @@ def train(
         from train.config import read_config, to_yaml
 
         settings = read_config(config, changes or [])
+        if out is not None and not out.strip():
+            raise UsageError("--out is empty: expected a folder")
         if dry_run:
             typer.echo(to_yaml(settings), nl=False)
             return
@@ -227,7 +229,7 @@ def train(
             try:
                 outcome = run(
                     settings,
-                    out or Path("runs") / Path(config).stem,
+                    Path(out or f"runs/{Path(config).stem}"),
                     resume=resume,
                     on_report=show,
                     on_notice=console.show_notice if not quiet else lambda text: None,

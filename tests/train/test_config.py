@@ -100,7 +100,8 @@ def test_table_4_has_a_config_a_row() -> None:
         ("crop: {size: 0}", "crop size is 0"),
         ("seeds: [0]\nseeds: [1]", "duplicate key"),
         ("- a\n- b", "holds a list: expected"),
-        ("a: [", "is no YAML"),
+        ("a: 1\nb: [", "is no YAML in line 2: expected the node content"),
+        ("device: gpu", "device is gpu: expected auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_changes_come_over_the_file(tmp_path: Path) -> None:
     assert (config.data.root, config.margin.detach) == (Path("/faces"), True)
     with pytest.raises(UsageError, match=r"--set optimiser.lrr=1: there is no optimiser.lrr"):
         read(tmp_path, "", "optimiser.lrr=1")
-    with pytest.raises(UsageError, match=r"--set batch_size: expected key.sub=value"):
+    with pytest.raises(UsageError, match=r"--set batch_size: expected KEY=VALUE"):
         read(tmp_path, "", "batch_size")
 
 
@@ -127,8 +128,12 @@ def test_a_config_is_found_as_a_path_first(tmp_path: Path, monkeypatch: pytest.M
     assert read_config("quickstart").data.dataset == "synthetic"
     (tmp_path / "quickstart.yaml").write_text("batch_size: 9")
     assert read_config("quickstart.yaml").batch_size == 9
-    with pytest.raises(UsageError, match=r"no such config file.*quickstart\.yaml"):
-        read_config("slowstart")
+    with pytest.raises(UsageError, match=r"no such config file.*quickstart"):
+        read_config("zzz")
+    with pytest.raises(UsageError, match=r"Did you mean quickstart\?"):
+        read_config("quickstrat.yaml")
+    with pytest.raises(UsageError, match="a folder"):
+        read_config(tmp_path)
 
 
 def test_what_is_resolved_has_the_types_of_the_defaults() -> None:

@@ -183,8 +183,21 @@ def test_what_is_missing_is_named(tmp_path: Path, yunet: Path) -> None:
     with pytest.raises(UsageError, match=r"fer2013\.parquet is missing: data\.root"):
         load_split(config(tmp_path, yunet, tmp_path))
     (tmp_path / "fer2013.parquet").write_bytes(b"junk")
-    with pytest.raises(UsageError, match=r"fer2013\.parquet cannot be read as a table"):
+    with pytest.raises(UsageError, match=r"fer2013\.parquet cannot be read as a Parquet table"):
         load_split(config(tmp_path, yunet, tmp_path))
+    for table, message in (
+        ({"expression": ["sad"]}, r"lacks the columns \['jpeg', 'split'\]"),
+        (
+            {"expression": ["Sad"], "jpeg": [b""], "split": ["test"]},
+            r"has the expressions \['Sad'\]",
+        ),
+        ({"expression": ["contempt"], "jpeg": [b""], "split": ["test"]}, "has no face to use"),
+    ):
+        pl.DataFrame(table).write_parquet(tmp_path / "fer2013.parquet")
+        with pytest.raises(UsageError, match=message):
+            load_split(config(tmp_path, yunet, tmp_path))
+    with pytest.raises(UsageError, match=r"none\.onnx: no such file, named by data\.detector"):
+        load_split(config(tmp_path, tmp_path / "none.onnx", tmp_path))
     with pytest.raises(UsageError, match=r"data\.detector is not set"):
         load_split(config(tmp_path, None, tmp_path))
     with pytest.raises(UsageError, match=r"data\.dataset is aff-wild"):

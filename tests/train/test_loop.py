@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=1)
     for damaged in (b"damaged", b""):
         (tmp_path / "last.pt").write_bytes(damaged)
-        with pytest.raises(UsageError, match=r"last\.pt cannot be resumed from"):
+        with pytest.raises(UsageError, match=r"last\.pt is damaged: start anew"):
             load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=0)
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 

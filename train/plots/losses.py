@@ -98,6 +98,7 @@ def _losses_figure(log: list[dict[str, Any]], evaluations: list[dict[str, Any]])
         ax.sharey(grid[-2, 0])
     figure.align_ylabels()
     ax.set_xlabel("iteration", fontsize=TEXT)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     return figure
