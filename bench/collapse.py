@@ -70,7 +70,7 @@ def main() -> None:
 @torch.no_grad()
 def state(players: Players, images: torch.Tensor) -> str:
     assert players.critic is not None
-    """On the validation side of things; training puts its own modes back."""
+    """Columns of the table. It leaves the networks in evaluation mode; training sets its own."""
     regressor = players.net.regressor.eval()
     h = players.net.encoder(images)
     z = players.critic.eval()(h)

@@ -1,7 +1,8 @@
 """Randomness as a function of seed, purpose and iteration, so that a resumed run draws the same.
 
 No generator's state has to be kept: each iteration starts its own. Draws are made for the global
-batch and each process takes its rows, so that N processes draw what one would.
+batch and each process takes its rows, so that N processes draw what one would; dropout alone has a
+stream for each process.
 """
 
 from enum import IntEnum

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 
@@ -55,15 +54,7 @@ class RunLog:
                 if isinstance(value, int | float) and name != "step":
                     self.board.add_scalar(f"{prefix}/{name}", value, step)
 
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self.writes:
             self.board.close()
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def train(
             raise UsageError(
                 f"batch_size is {config.batch_size}: expected a multiple of {team.size} processes"
             )
-        with _own_folder(config, out, tell, resume=resume, team=team), stop_asked(team) as stops:
+        with _own_folder(config, out, tell, resume=resume, team=team):
             if split is None:  # the leader makes the crops; the others find them in the cache
                 split = team.led(lambda: load_split(config, _crops_notice(tell)))
             split = split or load_split(config)
@@ -117,13 +117,14 @@ def train(
             if team.leads:
                 write_text(out / "config.yaml", to_yaml(config))
             models, found = {}, {}
-            for seed in config.seeds:
-                folder = out if len(config.seeds) == 1 else out / f"seed-{seed}"
-                run = _Run(config, seed, folder, split, feeds, team, stops, on_report, tell)
-                found[seed] = run.go(resume=resume)
-                models[seed] = folder / "model.safetensors"
-                if seed != config.seeds[-1] and stops(0):
-                    raise KeyboardInterrupt
+            with stop_asked(team) as stops:  # only now is there anything to keep
+                for seed in config.seeds:
+                    folder = out if len(config.seeds) == 1 else out / f"seed-{seed}"
+                    run = _Run(config, seed, folder, split, feeds, team, stops, on_report, tell)
+                    found[seed] = run.go(resume=resume)
+                    models[seed] = folder / "model.safetensors"
+                    if seed != config.seeds[-1] and stops(0):
+                        raise KeyboardInterrupt
             outcome = Outcome(out, models, found)
             if team.leads and len(config.seeds) > 1:
                 by_seed = {str(seed): result for seed, result in found.items()}
@@ -169,6 +170,7 @@ def _notices(
     config: TrainConfig, split: Split, feeds: "_Feeds", device: torch.device, team: Team
 ) -> Iterator[str]:
     """What a run is about to do, and what is to be known of it."""
+    yield to_yaml(config)
     yield (
         f"training on {len(feeds.train)} faces, {len(feeds.labels) // config.batch_size} "
         f"iterations an epoch; held out: "
@@ -230,7 +232,7 @@ class _Run:
             progress = load_checkpoint(checkpoint, players, seed=self.seed)
             self.on_notice(f"seed {self.seed}: going on after iteration {progress.iteration}")
         evaluations: list[Evaluation] = []
-        with RunLog(self.out, progress.iteration, writes=self.team.leads) as log:
+        with closing(RunLog(self.out, progress.iteration, writes=self.team.leads)) as log:
             try:
                 for step, is_last in self._steps(players, progress, log):
                     stops = self.stops(step.number)
