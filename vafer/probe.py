@@ -89,6 +89,18 @@ def probe(path: Path) -> VideoInfo:
     return _probe_pictures(path) if path.is_dir() else _probe_video(path)
 
 
+def count_frames(path: Path, *, expected: int) -> int:
+    """How many frames a video has: its header's word where that is as expected, else a full count.
+
+    Without timestamps none can be counted, and what is expected is returned. Raises VideoError.
+    """
+    with open_container(path) as container:
+        if video_stream(path, container).frames == expected:
+            return expected
+    info = probe(path)
+    return expected if info.pts is None else len(info.pts)
+
+
 def _probe_video(path: Path) -> VideoInfo:
     with open_container(path) as container:
         stream = video_stream(path, container)

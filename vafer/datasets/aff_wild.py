@@ -1,0 +1,227 @@
+"""Aff-Wild: videos of people who watch something, labelled frame by frame.
+
+Zafeiriou et al., CVPR Workshops 2017. Labels of the test set were never released, so scores are
+those of a declared part of the training videos. Numbers of the `.pts` files: docs/datasets.md.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from vafer.datasets.labels import (
+    BOX,
+    FRAMES_OFF,
+    PICTURES,
+    Dataset,
+    around,
+    five_points,
+    incomplete,
+    no_faces,
+    not_found,
+    numbers_in,
+    one_folder,
+    read_lines,
+    to_labels,
+)
+from vafer.errors import UsageError, display_path
+from vafer.probe import VIDEO_SUFFIXES, count_frames
+
+N_VIDEOS = 252
+BOX_FOLDERS = ("bboxes", "bboxs")
+_POINTS = re.compile(rb"n_points:\s*(\d+)\s*\{([^}]*)\}?")
+
+
+def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
+    """Read the annotations under `root`, however deep they are nested. Raises UsageError."""
+    annotations = one_folder(root, "annotations", lambda f: (_train(f) / "valence").is_dir())
+    if annotations is None:
+        raise not_found(root, "annotations/train/valence/ with a text file a video")
+    sides = {name: _train(annotations) / name for name in ("valence", "arousal")}
+    files = {name: {p.stem: p for p in _texts(side)} for name, side in sides.items()}
+    lone = sorted(files["valence"].keys() ^ files["arousal"].keys())
+    if lone:
+        side = "arousal" if lone[0] in files["valence"] else "valence"
+        raise UsageError(
+            f"{display_path(sides[side] / f'{lone[0]}.txt')} is missing, and {len(lone) - 1} more: "
+            "expected each video in valence/ and in arousal/. Unpack the annotations again"
+        )
+    if not files["valence"]:
+        raise not_found(sides["valence"], "a text file a video, such as 105.txt")
+    videos = _videos(root)
+    tables = [
+        _read_video(video, files["valence"][video], files["arousal"][video], on_notice)
+        for video in sorted(files["valence"])
+    ]
+    lengths = {str(table["video"][0]): len(table) for table in tables if len(table)}
+    if len(tables) < N_VIDEOS:
+        on_notice(f"{display_path(root)} holds the labels of {len(tables)} of {N_VIDEOS} videos")
+
+    def locate(rows: pl.DataFrame, *, must_exist: bool) -> pl.DataFrame:
+        names = rows["video"].unique().sort().to_list()
+        missing = [f"videos/train/{name}.mp4 or .avi" for name in names if name not in videos]
+        if must_exist and missing:
+            raise incomplete(root, missing, len(names), "videos")
+        ends = {
+            name: _count(videos[name], files["valence"][name], lengths[name], on_notice)
+            for name in names
+            if name in videos
+        }
+        paths = {v: videos[v].relative_to(root).as_posix() for v in ends}
+        rows = rows.with_columns(
+            path=pl.col("video").replace_strict(paths, default=None, return_dtype=pl.String),
+            end=pl.col("video").replace_strict(ends, default=None, return_dtype=pl.Int32),
+        )
+        rows = rows.filter((pl.col("frame_index") < pl.col("end")).fill_null(True)).drop("end")
+        return _with_faces(root, rows)
+
+    return Dataset(
+        name="aff-wild",
+        root=root,
+        labels=to_labels(pl.concat(tables).to_dict()),
+        frames_in="videos",
+        units="video",
+        locate=locate,
+        recordings={name: path.relative_to(root).as_posix() for name, path in videos.items()},
+        facts={"n_videos": len(tables)},
+    )
+
+
+def _train(folder: Path) -> Path:
+    """`train/` of a folder; some copies have it twice, `train/train/`."""
+    inner = folder / "train" / "train"
+    return inner if inner.is_dir() else folder / "train"
+
+
+def _texts(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix == ".txt" and p.name[0] != ".")
+
+
+def _videos(root: Path) -> dict[str, Path]:
+    folder = one_folder(root, "videos", lambda f: (f / "train").is_dir())
+    if folder is None:
+        return {}
+    found: dict[str, Path] = {}
+    for path in sorted(_train(folder).iterdir()):
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != ".":
+            other = found.setdefault(path.stem, path)
+            if other != path:
+                raise UsageError(
+                    f"{display_path(other)} and {path.name}: two videos for the labels of "
+                    f"{path.stem}. Remove one"
+                )
+    return found
+
+
+def _read_video(
+    video: str, valence: Path, arousal: Path, on_notice: Callable[[str], None]
+) -> pl.DataFrame:
+    sides = {}
+    for name, path in (("valence", valence), ("arousal", arousal)):
+        lines = read_lines(path)
+        both = pl.DataFrame({name: lines, "valence" if name == "arousal" else "arousal": "0"})
+        sides[name] = numbers_in(both, path, first_line=1)[name]
+    n_valence, n_arousal = len(sides["valence"]), len(sides["arousal"])
+    n = min(n_valence, n_arousal)
+    if n_valence != n_arousal:
+        _differ(
+            f"{display_path(valence)} has {n_valence:,} lines, that of arousal {n_arousal:,}",
+            abs(n_valence - n_arousal),
+            on_notice,
+        )
+    return pl.DataFrame(
+        {
+            "video": [video] * n,
+            "frame_index": np.arange(n, dtype=np.int32),
+            "valence": sides["valence"].head(n),
+            "arousal": sides["arousal"].head(n),
+        }
+    )
+
+
+def _count(path: Path, labels: Path, n_labels: int, on_notice: Callable[[str], None]) -> int:
+    """How many frames of a video have a label. Raises UsageError where the two do not fit."""
+    n_frames = count_frames(path, expected=n_labels)
+    if n_frames != n_labels:
+        _differ(
+            f"{display_path(labels)} has {n_labels:,} lines, {path.name} {n_frames:,} frames",
+            abs(n_labels - n_frames),
+            on_notice,
+        )
+    return min(n_labels, n_frames)
+
+
+def _differ(found: str, by: int, on_notice: Callable[[str], None]) -> None:
+    if by > FRAMES_OFF:
+        raise UsageError(
+            f"{found}: expected as many, or up to {FRAMES_OFF} more or less. Frames and labels are "
+            "never matched by guess: check that the two belong together and neither is cut off"
+        )
+    on_notice(f"{found}: cut to the shorter")
+
+
+def _with_faces(root: Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """Boxes and landmarks where there are `.pts` files of them; a box given goes before one drawn
+    around landmarks.
+    """
+    rows = no_faces(rows)
+    videos = rows["video"].unique().sort().to_list()
+    for name, n_points in (("landmarks", 68), *((name, 4) for name in BOX_FOLDERS)):
+        folder = one_folder(root, name, lambda f: (f / "train").is_dir())
+        found = None if folder is None else _read_points(_train(folder), videos, n_points)
+        if found is not None:
+            rows = rows.update(found, on=["video", "frame_index"], how="left")
+    return rows
+
+
+def _read_points(folder: Path, videos: list[str], n_points: int) -> pl.DataFrame | None:
+    """All `.pts` files of videos: four corners of a box, or 68 landmarks; None where none is."""
+    names: list[str] = []
+    numbers: list[int] = []
+    points = []
+    for video in videos:
+        for path in _numbered(folder / video):
+            names.append(video)
+            numbers.append(int(path.stem))
+            points.append(_read_pts(path, n_points))
+    if not points:
+        return None
+    # Some video has a face in its first frame: where no file is called 0, they count from 1.
+    counts_from_0 = any(int(p.stem) == 0 for f in folder.iterdir() for p in _numbered(f))
+    every = np.stack(points)
+    columns: dict[str, Any] = {
+        "video": names,
+        "frame_index": np.array(numbers, np.int32) - (not counts_from_0),
+        **{name: around(every)[:, i] for i, name in enumerate(BOX)},
+    }
+    if n_points == 68:
+        columns["landmarks"] = five_points(every)
+    kinds = {"frame_index": pl.Int32, "landmarks": PICTURES["landmarks"]}
+    return pl.DataFrame(columns, schema_overrides={n: kinds[n] for n in kinds if n in columns})
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The `.pts` files of a video that are called by a number."""
+    if not folder.is_dir():
+        return []
+    return [p for p in folder.iterdir() if p.suffix == ".pts" and p.stem.isdigit()]
+
+
+def _read_pts(path: Path, n_points: int) -> np.ndarray:
+    data = path.read_bytes()
+    match = _POINTS.search(data)
+    try:
+        values = np.array(match[2].split(), np.float64) if match else np.empty(0)
+    except ValueError:
+        values = np.empty(0)
+    if len(values) != 2 * n_points or not np.isfinite(values).all():
+        raise UsageError(
+            f"{display_path(path)} holds {len(values) / 2:g} points; expected "
+            f"`n_points: {n_points}` and as many lines of x and y in braces"
+        )
+    return values.reshape(n_points, 2)
