@@ -10,9 +10,7 @@ from train.data import FaceSet
 from train.feed import Feed
 from train.loop import predict
 from train.steps import Players
-from vafer.metrics import scores
-
-DIMENSIONS = ("valence", "arousal")
+from vafer.metrics import DIMENSIONS, scores
 
 
 @dataclass(frozen=True, slots=True)

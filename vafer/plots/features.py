@@ -1,6 +1,6 @@
-"""t-SNE of features, by group and by person.
+"""t-SNE of features: by group or valence, and by person or video.
 
-Colours of persons: Tol's "muted" (SRON technical note 09-002).
+Colours of persons and videos: Tol's "muted" (SRON technical note 09-002).
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.plots.canvas import (
+from vafer.plots.canvas import (
     BLUE,
+    GREY,
     ORANGE,
     PALE,
     TITLE,
+    colour_bar,
     dress,
     in_words,
     legend,
@@ -44,46 +46,63 @@ def plot_features(
     features: dict[str, np.ndarray],
     path: Path,
     *,
-    is_strong: np.ndarray,
+    is_strong: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     subjects: np.ndarray,
+    what: str = "subject",
     seed: int = 0,
 ) -> None:
-    """Draw t-SNE maps of features: one row a name, coloured by group and by subject.
+    """Draw t-SNE maps of features: one row a name, by group or valence, and by subject.
 
-    features: (N, d) each. is_strong: bool (N,). subjects: str or None (N,). seed: of t-SNE, and of
-    the sample that stands for more than 1,500 faces. Raises OSError.
+    features: (N, d) each. is_strong: bool (N,), or instead of it labels: (N, 2), columns valence
+    and arousal, in [-1, 1]. subjects: str or None (N,), and `what` they are. seed: of t-SNE, and
+    of the sample that stands for more than 1,500 faces. Raises OSError.
     """
-    write(_features_figure(features, is_strong, subjects, seed), path)
+    if is_strong is not None and labels is None:
+        by, values = "group", np.asarray(is_strong, dtype=bool)
+    elif labels is not None and is_strong is None:
+        by, values = "valence", np.asarray(labels, np.float64)[:, 0]
+    else:
+        raise ValueError("colours come from is_strong or from labels: one of the two")
+    write(_features_figure(features, values, subjects, seed, by=by, what=what), path)
 
 
 def _features_figure(
-    features: dict[str, np.ndarray], is_strong: np.ndarray, subjects: np.ndarray, seed: int
+    features: dict[str, np.ndarray],
+    values: np.ndarray,
+    subjects: np.ndarray,
+    seed: int,
+    *,
+    by: str,
+    what: str,
 ) -> Figure:
-    finite = [np.isfinite(values).all(axis=1) for values in features.values()]
+    """by: what the values (N,) are, group (whether strong) or valence."""
+    finite = [np.isfinite(each).all(axis=1) for each in features.values()]
     usable = np.flatnonzero(np.all(finite, axis=0)) if finite else np.empty(0, np.int64)
     rows = usable
     if len(rows) > MOST_FACES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_FACES, replace=False))
     if len(rows) < FEWEST_FACES:
         return in_words(f"too few faces for a map: {len(rows)}, expected {FEWEST_FACES} or more")
-    is_strong, subjects = np.asarray(is_strong, dtype=bool)[rows], np.asarray(subjects)[rows]
+    values, subjects = values[rows], np.asarray(subjects)[rows]
     perplexity = min(30.0, (len(rows) - 1) / 3)
     figure = new_figure(8.0, 3.5 * len(features) + 0.3)
     shown = f"{len(rows):,}" + (f" of {len(usable):,}" if len(rows) < len(usable) else "")
     figure.suptitle(f"t-SNE of {shown} faces, perplexity {perplexity:.3g}", fontsize=TITLE)
     grid = figure.subplots(len(features), 2, squeeze=False)
-    for (by_group, by_subject), (name, values) in zip(grid, features.items(), strict=True):
-        for ax, what in ((by_group, "group"), (by_subject, "subject")):
-            dress(ax, f"{name}, by {what}", "t-SNE 1", "t-SNE 2", header=" ")
+    draw = {"group": _by_group, "valence": _by_valence}[by]
+    for (left, right), (name, given) in zip(grid, features.items(), strict=True):
+        for ax, kind in ((left, by), (right, what)):
+            dress(ax, f"{name}, by {kind}", "t-SNE 1", "t-SNE 2", header=" ")
             ax.set(xticks=[], yticks=[], box_aspect=1)
             ax.set_aspect("equal", adjustable="datalim")
-        places = _embed(np.asarray(values[rows], np.float64), perplexity, seed)
+        places = _embed(np.asarray(given[rows], np.float64), perplexity, seed)
         if places is None:
-            for ax in (by_group, by_subject):
+            for ax in (left, right):
                 say(ax, "all faces have the same features")
             continue
-        _by_group(by_group, places, is_strong)
-        _by_subject(by_subject, places, subjects)
+        draw(left, places, values)
+        _by_subject(right, places, subjects, what)
     return figure
 
 
@@ -119,11 +138,27 @@ def _by_group(ax: Axes, places: np.ndarray, is_strong: np.ndarray) -> None:
     legend(ax, handles, above=2)
 
 
-def _by_subject(ax: Axes, places: np.ndarray, subjects: np.ndarray) -> None:
+def _by_valence(ax: Axes, places: np.ndarray, valence: np.ndarray) -> None:
+    # Blue to red, which colour-blind readers tell apart; its middle is grey, not the paper's white.
+    points = ax.scatter(
+        places[:, 0],
+        places[:, 1],
+        s=10,
+        c=valence,
+        cmap="coolwarm",
+        vmin=-1,
+        vmax=1,
+        edgecolors=GREY,
+        linewidths=0.2,
+    )
+    colour_bar(ax, points, "valence of the label", ticks=(-1, -0.5, 0, 0.5, 1))
+
+
+def _by_subject(ax: Axes, places: np.ndarray, subjects: np.ndarray, what: str) -> None:
     counts = Counter(str(s) for s in subjects if s is not None)
     often = [(name, n) for name, n in counts.most_common(N_SUBJECTS) if n > 1]
     if not often:
-        say(ax, "no subject occurs twice" if counts else "no subject is known")
+        say(ax, f"no {what} occurs twice" if counts else f"no {what} is known")
         return
     names = np.array([None if s is None else str(s) for s in subjects], dtype=object)
     rest = ~np.isin(names, [name for name, _ in often])

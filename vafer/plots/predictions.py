@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.plots.canvas import (
+from vafer.metrics import DIMENSIONS
+from vafer.plots.canvas import (
     BLACK,
     BLUE,
-    DIMENSIONS,
+    MOST_COLUMNS,
     ORANGE,
     TEXT,
+    TICKS,
     TITLE,
+    count_bar,
     dress,
+    in_digits,
     in_words,
     legend,
     legend_entry,
@@ -28,9 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of both
 MOST_DISTINCT = 12  # label values that are shown one by one
-MOST_COLUMNS = 50  # label values that get a column each: AFEW-VA has 21
 MOST_POINTS = 1000  # points that can still be seen as such
 CELLS = 30  # of the density, along an axis
 BINS = 80  # of the contours, along an axis
@@ -88,9 +90,7 @@ def _predictions_figure(
         norm = LogNorm(1, max(2, *(most for *_, most in cells)))
         for _, each, _ in cells:
             each.set_norm(norm)
-        bar = figure.colorbar(mesh, cax=ax.inset_axes((1.05, 0, 0.05, 1)), format="{x:,.0f}")
-        bar.set_label("faces in a cell", fontsize=TEXT)
-        bar.ax.tick_params(labelsize=TEXT)
+        count_bar(ax, mesh)
     _plane(axes[2], labels, predicted)
     for ax in axes:
         ax.set_box_aspect(1)
@@ -98,11 +98,9 @@ def _predictions_figure(
 
 
 def _in_two_lines(scores: dict[str, float | None]) -> str:
-    shown = [
-        f"{name.upper()} {'undefined' if scores.get(name) is None else f'{scores[name]:z.3f}'}"
-        for name in ("rmse", "sagr", "pcc", "ccc")
-    ]
-    return f"{shown[0]}   {shown[1]}\n{shown[2]}   {shown[3]}".replace("-", "−")
+    names = ("rmse", "sagr", "pcc", "ccc")
+    shown = [f"{name.upper()} {in_digits(scores.get(name))}" for name in names]
+    return f"{shown[0]}   {shown[1]}\n{shown[2]}   {shown[3]}"
 
 
 def _is_discrete(values: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""What the pictures share: colours, sizes, axes, legends, and how a figure becomes a file.
+"""What the pictures share: colours, axes, legends, scales, and how a figure becomes a file.
 
 Matplotlib's object interface throughout: nothing global changes and no display is needed. Its
 imports are slow, so they happen inside. Colours that colour-blind readers can tell apart: Okabe &
@@ -7,11 +7,15 @@ Ito 2008.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -19,7 +23,8 @@ BLACK, BLUE, ORANGE, GREEN, PINK = "#000000", "#0072B2", "#D55E00", "#009E73", "
 GREY, PALE = "#666666", "#D5D5D5"
 TITLE, TEXT = 9.0, 8.0  # points
 DPI = 200
-DIMENSIONS = ("valence", "arousal")
+TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of both
+MOST_COLUMNS = 50  # label values that get a column each: AFEW-VA has 21
 LONGEST_NAME = 24
 
 
@@ -44,6 +49,10 @@ def short(name: str) -> str:
 def literal(text: str) -> str:
     """Text in which no formula begins."""
     return text.replace("$", r"\$")
+
+
+def in_digits(score: float | None) -> str:
+    return "undefined" if score is None else f"{score:z.3f}".replace("-", "−")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -90,6 +99,22 @@ def legend(ax: Axes, handles: list[Any], *, above: int = 0) -> None:
     )
 
 
+def colour_bar(ax: Axes, what: ScalarMappable, label: str, **looks: Any) -> Colorbar:
+    """A bar beside the axes, as high as they are."""
+    bar = ax.figure.colorbar(what, cax=ax.inset_axes((1.05, 0, 0.05, 1)), **looks)
+    bar.set_label(label, fontsize=TEXT)
+    bar.ax.tick_params(labelsize=TEXT)
+    return bar
+
+
+def count_bar(ax: Axes, cells: QuadMesh) -> None:
+    """A colour bar of how many faces lie in a cell, on a logarithmic scale."""
+    from matplotlib.ticker import LogLocator
+
+    ticks = LogLocator(subs=(1, 2, 5))
+    colour_bar(ax, cells, "faces in a cell", ticks=ticks, format="{x:,.0f}").minorticks_off()
+
+
 def say(ax: Axes, text: str) -> None:
     ax.set_axis_off()
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=TITLE)
@@ -105,7 +130,10 @@ def in_words(text: str) -> Figure:
 def write(figure: Figure, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.08)
+        with warnings.catch_warnings():
+            # A name in a script that the font lacks is drawn as boxes.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.08)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from train.plots.canvas import (
+from vafer.metrics import DIMENSIONS
+from vafer.plots.canvas import (
     BLACK,
     BLUE,
-    DIMENSIONS,
     GREEN,
     GREY,
     ORANGE,
