@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
 
-from vafer.datasets.labels import Dataset
-from vafer.errors import UsageError
+from vafer.datasets.labels import Dataset, reading
+from vafer.errors import UsageError, display_path
 
 Name = Literal["afew-va", "aff-wild", "aff-wild2", "affectnet"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -30,14 +30,22 @@ def open_dataset(
     if name not in NAMES:
         raise UsageError(f"dataset {name!r}: expected one of {', '.join(NAMES)}")
     folder = default_root(name) if root is None else root
-    if not folder.is_dir():
-        found = "a file, no folder" if folder.exists() else "no such folder"
+    with reading():
+        if not folder.is_dir():
+            found = "a file, no folder" if folder.exists() else "no such folder"
+            raise UsageError(
+                f"{display_path(folder)}: {found}; expected the folder that holds {name}. Name it "
+                f"with --root (in a config: data.root), or put it at $VAFER_DATA/{name}; "
+                "docs/datasets.md says how"
+            )
+        module = import_module(f"vafer.datasets.{name.replace('-', '_')}")
+        dataset: Dataset = module.read(folder, on_notice)
+    if dataset.labels.is_empty():
         raise UsageError(
-            f"{folder}: {found}; expected the folder that holds {name}. Name it with --root (in a "
-            f"config: data.root), or put it at $VAFER_DATA/{name}; docs/datasets.md says how"
+            f"{display_path(folder)}: found no frame of {name} with a label; expected valence and "
+            "arousal of some. Get the labels anew"
         )
-    module = import_module(f"vafer.datasets.{name.replace('-', '_')}")
-    return module.read(folder, on_notice)
+    return dataset
 
 
 def default_root(name: str) -> Path:

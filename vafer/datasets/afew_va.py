@@ -6,6 +6,7 @@ come divided by 10. Persons are the actors, by whom the five folds are made.
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import polars as pl
 
 from vafer.datasets.labels import (
     BOX,
+    MOST_PIXELS,
     PICTURES,
     Dataset,
     around,
     five_points,
-    folders,
     incomplete,
+    levels,
     not_found,
+    number_of,
+    reading,
+    shortened,
+    some,
     to_labels,
 )
 from vafer.errors import UsageError, display_path
@@ -42,14 +48,15 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
     frames = pl.concat(tables)
     pictures = frames.select("video", "frame_index", *PICTURES)
 
+    @reading()
     def locate(rows: pl.DataFrame, *, must_exist: bool) -> pl.DataFrame:
         located = rows.join(
             pictures, on=["video", "frame_index"], how="left", maintain_order="left"
         )
         empty = located.filter(pl.col("path").is_null())["video"].unique().sort()
         if must_exist and len(empty):
-            paths = [f"the pictures of {clips[v].relative_to(root)}" for v in empty]
-            raise incomplete(root, paths, rows["video"].n_unique(), "clips")
+            paths = [str(clips[v].relative_to(root)) for v in empty]
+            raise incomplete(root, paths, rows["video"].n_unique(), "clips have no pictures")
         return located
 
     return Dataset(
@@ -68,24 +75,26 @@ def _find(root: Path) -> dict[str, Path]:
     """The folder of each clip, by its name."""
     clips: dict[str, Path] = {}
     without = []
-    for folder, names in folders(root):
-        if f"{folder.name}.json" in names:
-            other = clips.setdefault(folder.name, folder)
+    for folder in chain.from_iterable(levels(root)):
+        name = folder.absolute().name
+        if number_of(name) is None:
+            continue
+        if (folder / f"{name}.json").exists():
+            other = clips.setdefault(name, folder)
             if other != folder:
                 raise UsageError(
-                    f"clip {folder.name} is there twice: {display_path(other)} and "
-                    f"{display_path(folder)}. Remove one, or name the copy to read with --root"
+                    f"found clip {name} twice, {display_path(other)} and {display_path(folder)}; "
+                    "expected one copy. Remove one, or name the copy to read with --root"
                 )
-        elif len(folder.name) == 3 and folder.name.isdigit() and numbered_pictures(folder):
-            without.append(folder)
+        elif len(name) == 3 and numbered_pictures(folder):
+            without.append(display_path(folder / f"{name}.json"))
+    if without:
+        raise UsageError(
+            f"labels of {len(without)} clips are missing: {some(without)}; expected them beside "
+            "the pictures. Finish the download, or unpack it again"
+        )
     if not clips:
         raise not_found(root, "folders of clips such as 01/001/ with 00000.png, … and 001.json")
-    if without:
-        path = without[0] / f"{without[0].name}.json"
-        raise UsageError(
-            f"{display_path(path)} is missing, and {len(without) - 1} more: expected a clip's "
-            "labels beside its pictures. Finish the download, or unpack it again"
-        )
     return clips
 
 
@@ -95,10 +104,10 @@ def _read_clip(root: Path, video: str, folder: Path) -> pl.DataFrame:
     values = _parse(path)
     found = values.get("video_id", video)
     if str(found).lstrip("0") != video.lstrip("0"):
-        raise _error(path, f"video_id is {found!r}", f"{video!r}, as its folder is called")
+        raise _error(path, f"video_id is {shortened(found)}", f"{video!r}, as its folder is called")
     actor = values.get("actor")
     if not isinstance(actor, str) or not actor.strip():
-        raise _error(path, f"actor is {actor!r}", "a name, since folds are made by actor")
+        raise _error(path, f"actor is {shortened(actor)}", "a name, since folds are made by actor")
     frames = values.get("frames")
     if not isinstance(frames, dict) or not frames:
         raise _error(path, f"frames is {type(frames).__name__}", "an object with a frame a key")
@@ -106,8 +115,7 @@ def _read_clip(root: Path, video: str, folder: Path) -> pl.DataFrame:
     keys = sorted(frames, key=numbers.__getitem__)
     points = [_points(path, key, frames[key]) for key in keys]
     is_marked = np.array([p is not None for p in points])
-    marks = np.zeros((len(keys), 68, 2))
-    marks[is_marked] = [p for p in points if p is not None] or marks[is_marked]
+    marks = np.stack([np.zeros((68, 2)) if p is None else p for p in points])
     box, five = around(marks), five_points(marks)
     table = {
         "video": [video] * len(keys),
@@ -130,14 +138,15 @@ def _parse(path: Path) -> dict[str, Any]:
         if len(values) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise _error(path, f"the key {twice!r} twice", "each once")
+            raise _error(path, f"the key {shortened(twice)} twice", "each once")
         return values
 
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except (OSError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{display_path(path)} cannot be read as JSON: {error}. Unpack the clip again"
+            f"{display_path(path)}: found no JSON ({error}); expected the labels of a clip. Unpack "
+            "it again"
         ) from error
     if not isinstance(values, dict):
         raise _error(path, type(values).__name__, "an object with actor, video_id and frames")
@@ -148,9 +157,10 @@ def _numbers(path: Path, frames: dict[str, Any]) -> dict[str, int]:
     """The number of each frame's key, since `10` sorts before `9` as text."""
     numbers: dict[int, str] = {}
     for key in frames:
-        if not (key.isascii() and key.isdigit()):
-            raise _error(path, f"a frame called {key!r}", "digits, as in 00012")
-        other = numbers.setdefault(int(key), key)
+        number = number_of(key)
+        if number is None:
+            raise _error(path, f"a frame called {shortened(key)}", "digits, as in 00012")
+        other = numbers.setdefault(number, key)
         if other != key:
             raise _error(path, f"frames {other!r} and {key!r}", "each number once")
     return {key: number for number, key in numbers.items()}
@@ -161,7 +171,9 @@ def _label(path: Path, key: str, frame: Any, name: str) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or value % 1 or not abs(value) <= SCALE:
         raise _error(
-            path, f"{name} of frame {key} is {value!r}", f"a whole number from -{SCALE} to {SCALE}"
+            path,
+            f"{name} of frame {key} is {shortened(value)}",
+            f"a whole number from -{SCALE} to {SCALE}",
         )
     return value / SCALE
 
@@ -173,10 +185,12 @@ def _points(path: Path, key: str, frame: Any) -> np.ndarray | None:
         return None
     try:
         points = np.array(given, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.empty(0)
-    if points.shape != (68, 2) or not np.isfinite(points).all():
-        raise _error(path, f"landmarks of frame {key} are not (68, 2) numbers", "68 points x, y")
+    if points.shape != (68, 2) or not (np.abs(points) < MOST_PIXELS).all():
+        raise _error(
+            path, f"landmarks of frame {key} are not (68, 2) numbers", "68 points in pixels"
+        )
     return points
 
 
@@ -185,18 +199,20 @@ def _pictures(root: Path, path: Path, numbers: list[int]) -> list[str | None]:
     pictures = numbered_pictures(path.parent)
     if not pictures:
         return [None] * len(numbers)
-    by_number = [int(picture.stem) if picture.stem.isdigit() else None for picture in pictures]
+    by_number = [number_of(picture.stem) for picture in pictures]
     if by_number != numbers:
-        lone = sorted(
-            {str(n) for n in by_number} ^ {str(n) for n in numbers}, key=lambda n: n.zfill(9)
-        )
-        example = f"; number {lone[0]} is in one of them only" if lone else "; some are there twice"
+        lone = sorted({n for n in by_number if n is not None} ^ {*numbers})
+        example = f"; number {lone[0]} is in one of them only" if lone else ""
         raise UsageError(
             f"{display_path(path)} labels {len(numbers)} frames, {display_path(path.parent)} holds "
-            f"{len(pictures)} pictures{example}. Unpack the clip again"
+            f"{len(pictures)} pictures{example}; expected one picture, called by its number, for "
+            "each. Unpack the clip again"
         )
     return [picture.relative_to(root).as_posix() for picture in pictures]
 
 
 def _error(path: Path, found: str, expected: str) -> UsageError:
-    return UsageError(f"{display_path(path)}: found {found}; expected {expected}")
+    return UsageError(
+        f"{display_path(path)}: found {found}; expected {expected}. Unpack the clip again, or "
+        "correct it"
+    )

@@ -15,6 +15,7 @@ import polars as pl
 from vafer.datasets.labels import (
     BOX,
     FRAMES_OFF,
+    MOST_PIXELS,
     PICTURES,
     Dataset,
     around,
@@ -22,9 +23,12 @@ from vafer.datasets.labels import (
     incomplete,
     no_faces,
     not_found,
+    number_of,
     numbers_in,
     one_folder,
     read_lines,
+    reading,
+    some,
     to_labels,
 )
 from vafer.errors import UsageError, display_path
@@ -32,7 +36,7 @@ from vafer.probe import VIDEO_SUFFIXES, count_frames
 
 N_VIDEOS = 252
 BOX_FOLDERS = ("bboxes", "bboxs")
-_POINTS = re.compile(rb"n_points:\s*(\d+)\s*\{([^}]*)\}?")
+_POINTS = re.compile(rb"n_points:\s*\d+\s*\{([^}]*)\}")
 
 
 def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
@@ -44,10 +48,11 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
     files = {name: {p.stem: p for p in _texts(side)} for name, side in sides.items()}
     lone = sorted(files["valence"].keys() ^ files["arousal"].keys())
     if lone:
-        side = "arousal" if lone[0] in files["valence"] else "valence"
+        gone = {v: sides["arousal" if v in files["valence"] else "valence"] for v in lone}
         raise UsageError(
-            f"{display_path(sides[side] / f'{lone[0]}.txt')} is missing, and {len(lone) - 1} more: "
-            "expected each video in valence/ and in arousal/. Unpack the annotations again"
+            f"{len(lone)} annotations are missing: "
+            f"{some([display_path(side / f'{v}.txt') for v, side in gone.items()])}; expected each "
+            "video in valence/ and in arousal/. Unpack them again"
         )
     if not files["valence"]:
         raise not_found(sides["valence"], "a text file a video, such as 105.txt")
@@ -56,15 +61,16 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
         _read_video(video, files["valence"][video], files["arousal"][video], on_notice)
         for video in sorted(files["valence"])
     ]
-    lengths = {str(table["video"][0]): len(table) for table in tables if len(table)}
+    lengths = {str(table["video"][0]): len(table) for table in tables}
     if len(tables) < N_VIDEOS:
         on_notice(f"{display_path(root)} holds the labels of {len(tables)} of {N_VIDEOS} videos")
 
+    @reading()
     def locate(rows: pl.DataFrame, *, must_exist: bool) -> pl.DataFrame:
         names = rows["video"].unique().sort().to_list()
         missing = [f"videos/train/{name}.mp4 or .avi" for name in names if name not in videos]
         if must_exist and missing:
-            raise incomplete(root, missing, len(names), "videos")
+            raise incomplete(root, missing, len(names), "videos are missing")
         ends = {
             name: _count(videos[name], files["valence"][name], lengths[name], on_notice)
             for name in names
@@ -76,7 +82,7 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
             end=pl.col("video").replace_strict(ends, default=None, return_dtype=pl.Int32),
         )
         rows = rows.filter((pl.col("frame_index") < pl.col("end")).fill_null(True)).drop("end")
-        return _with_faces(root, rows)
+        return _with_faces(root, rows, on_notice)
 
     return Dataset(
         name="aff-wild",
@@ -112,8 +118,8 @@ def _videos(root: Path) -> dict[str, Path]:
             other = found.setdefault(path.stem, path)
             if other != path:
                 raise UsageError(
-                    f"{display_path(other)} and {path.name}: two videos for the labels of "
-                    f"{path.stem}. Remove one"
+                    f"{display_path(other)} and {path.name}: found two videos for the labels of "
+                    f"{path.stem}; expected one. Remove one"
                 )
     return found
 
@@ -124,8 +130,12 @@ def _read_video(
     sides = {}
     for name, path in (("valence", valence), ("arousal", arousal)):
         lines = read_lines(path)
-        both = pl.DataFrame({name: lines, "valence" if name == "arousal" else "arousal": "0"})
-        sides[name] = numbers_in(both, path, first_line=1)[name]
+        if lines.is_empty():
+            raise UsageError(
+                f"{display_path(path)}: found an empty file; expected {name}, a line a frame. "
+                "Unpack it again"
+            )
+        sides[name] = numbers_in(lines.to_frame(name), path, line_of=lambda row: row + 1)[name]
     n_valence, n_arousal = len(sides["valence"]), len(sides["arousal"])
     n = min(n_valence, n_arousal)
     if n_valence != n_arousal:
@@ -159,13 +169,13 @@ def _count(path: Path, labels: Path, n_labels: int, on_notice: Callable[[str], N
 def _differ(found: str, by: int, on_notice: Callable[[str], None]) -> None:
     if by > FRAMES_OFF:
         raise UsageError(
-            f"{found}: expected as many, or up to {FRAMES_OFF} more or less. Frames and labels are "
+            f"{found}; expected as many, or up to {FRAMES_OFF} more or less. Frames and labels are "
             "never matched by guess: check that the two belong together and neither is cut off"
         )
     on_notice(f"{found}: cut to the shorter")
 
 
-def _with_faces(root: Path, rows: pl.DataFrame) -> pl.DataFrame:
+def _with_faces(root: Path, rows: pl.DataFrame, on_notice: Callable[[str], None]) -> pl.DataFrame:
     """Boxes and landmarks where there are `.pts` files of them; a box given goes before one drawn
     around landmarks.
     """
@@ -173,55 +183,63 @@ def _with_faces(root: Path, rows: pl.DataFrame) -> pl.DataFrame:
     videos = rows["video"].unique().sort().to_list()
     for name, n_points in (("landmarks", 68), *((name, 4) for name in BOX_FOLDERS)):
         folder = one_folder(root, name, lambda f: (f / "train").is_dir())
-        found = None if folder is None else _read_points(_train(folder), videos, n_points)
-        if found is not None:
-            rows = rows.update(found, on=["video", "frame_index"], how="left")
+        if folder is None:
+            continue
+        files = {f.name: _numbered(f) for f in _train(folder).iterdir() if f.is_dir()}
+        tables = [_read_faces(v, files[v], n_points) for v in videos if files.get(v)]
+        if not tables:
+            continue
+        # Some video has a face in its first frame: where no file is called 0, they count from 1.
+        first = 0 if any(0 in numbered for numbered in files.values()) else 1
+        if first:
+            on_notice(f"{display_path(folder)} holds no 0.pts: numbers are taken to count from 1")
+        found = pl.concat(tables).with_columns(pl.col("frame_index") - first)
+        on = ["video", "frame_index"]
+        rows = rows.update(found, on=on, how="left", maintain_order="left")
     return rows
 
 
-def _read_points(folder: Path, videos: list[str], n_points: int) -> pl.DataFrame | None:
-    """All `.pts` files of videos: four corners of a box, or 68 landmarks; None where none is."""
-    names: list[str] = []
-    numbers: list[int] = []
-    points = []
-    for video in videos:
-        for path in _numbered(folder / video):
-            names.append(video)
-            numbers.append(int(path.stem))
-            points.append(_read_pts(path, n_points))
-    if not points:
-        return None
-    # Some video has a face in its first frame: where no file is called 0, they count from 1.
-    counts_from_0 = any(int(p.stem) == 0 for f in folder.iterdir() for p in _numbered(f))
-    every = np.stack(points)
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The `.pts` files of a video by their number."""
+    found: dict[int, Path] = {}
+    for path in folder.iterdir():
+        number = number_of(path.stem)
+        if path.suffix == ".pts" and number is not None:
+            other = found.setdefault(number, path)
+            if other != path:
+                raise UsageError(
+                    f"{display_path(other)} and {path.name}: found two files of one frame; "
+                    "expected one. Remove one"
+                )
+    return found
+
+
+def _read_faces(video: str, files: dict[int, Path], n_points: int) -> pl.DataFrame:
+    """The `.pts` files of a video: four corners of a box, or 68 landmarks."""
+    points = np.stack([_read_pts(path, n_points) for path in files.values()])
+    box = around(points)
     columns: dict[str, Any] = {
-        "video": names,
-        "frame_index": np.array(numbers, np.int32) - (not counts_from_0),
-        **{name: around(every)[:, i] for i, name in enumerate(BOX)},
+        "video": [video] * len(files),
+        "frame_index": list(files),
+        **{name: box[:, i] for i, name in enumerate(BOX)},
     }
     if n_points == 68:
-        columns["landmarks"] = five_points(every)
+        columns["landmarks"] = five_points(points)
     kinds = {"frame_index": pl.Int32, "landmarks": PICTURES["landmarks"]}
     return pl.DataFrame(columns, schema_overrides={n: kinds[n] for n in kinds if n in columns})
 
 
-def _numbered(folder: Path) -> list[Path]:
-    """The `.pts` files of a video that are called by a number."""
-    if not folder.is_dir():
-        return []
-    return [p for p in folder.iterdir() if p.suffix == ".pts" and p.stem.isdigit()]
-
-
 def _read_pts(path: Path, n_points: int) -> np.ndarray:
-    data = path.read_bytes()
-    match = _POINTS.search(data)
+    match = _POINTS.search(path.read_bytes())
     try:
-        values = np.array(match[2].split(), np.float64) if match else np.empty(0)
+        values = np.array(match[1].split(), np.float64) if match else np.empty(0)
     except ValueError:
         values = np.empty(0)
-    if len(values) != 2 * n_points or not np.isfinite(values).all():
+    is_whole = len(values) == 2 * n_points
+    if not is_whole or not (np.abs(values) < MOST_PIXELS).all():
+        found = "a point that is no number of pixels" if is_whole else f"{len(values) / 2:g} points"
         raise UsageError(
-            f"{display_path(path)} holds {len(values) / 2:g} points; expected "
-            f"`n_points: {n_points}` and as many lines of x and y in braces"
+            f"{display_path(path)}: found {found}; expected `n_points: {n_points}` and as many "
+            "lines of x and y in braces. Unpack it again"
         )
     return values.reshape(n_points, 2)

@@ -4,24 +4,31 @@ Mollahosseini et al., IEEE Transactions on Affective Computing 10, 2019, with th
 and validation set. It names no persons. -2 marks a picture without valence and arousal.
 """
 
-from collections.abc import Callable
-from io import BytesIO
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+from pyarrow import csv
 
+from vafer.datasets.affectnet_npy import read_set
 from vafer.datasets.labels import (
     BOX,
+    MOST_DEPTH,
+    MOST_PIXELS,
     PICTURES,
     Dataset,
-    around,
     five_points,
-    folders,
     incomplete,
+    levels,
     not_found,
     numbers_in,
     one_folder,
+    reading,
+    some,
     to_labels,
 )
 from vafer.errors import UsageError, display_path
@@ -32,6 +39,12 @@ SETS = {"train_set": "train", "val_set": "validation"}
 IMAGES = "Manually_Annotated_Images"
 PICTURE, POINTS = "subDirectory_filePath", "facial_landmarks"
 FACE = ("face_x", "face_y", "face_width", "face_height")
+BLOCK_BYTES = 2**20
+"""Of a list that are parsed at a time, so that memory holds the labels and little else. polars' own
+reader of CSV is faster, but of a million lines took 0.6 GB with 2 threads and 1.5 GB with 16, where
+all of this takes 0.6 GB (bench/labels.py); nor does it say which line has a field too many.
+"""
+_ODD_ROW = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")  # in pyarrow's words
 
 
 def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
@@ -40,17 +53,24 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
     sets = {name: found for name in SETS if (found := one_folder(root, name, _has_annotations))}
     if lists and sets:
         raise UsageError(
-            f"{display_path(root)} holds both releases, {display_path(lists[0])} and "
-            f"{display_path(next(iter(sets.values())))}: name the folder of one with --root"
+            f"{display_path(root)}: found both releases, {display_path(lists[0])} and "
+            f"{display_path(next(iter(sets.values())))}; expected one. Name its folder with --root"
         )
     if lists:
         images = one_folder(root, IMAGES, lambda f: True) or root / IMAGES
-        every = _without_copies(pl.concat([_read_list(path) for path in lists]))
-        every = every.with_columns(path=images.relative_to(root).as_posix() + "/" + pl.col("video"))
+        tables = [_read_list(path) for path in lists]
+        _refuse_shared(tables)
+        prefix = images.relative_to(root).as_posix()
+        prefix.encode()  # polars would replace what is no UTF-8
+        every = pl.concat(tables).with_columns(path=prefix + "/" + pl.col("video"))
     elif sets:
-        every = pl.concat([_read_set(root, found, SETS[name]) for name, found in sets.items()])
+        every = pl.concat(
+            [read_set(root, found, SETS[name], sentinel=INVALID) for name, found in sets.items()]
+        )
     else:
         raise not_found(root, "training.csv and validation.csv, or train_set/ and val_set/")
+    for split in sorted({*SETS.values()} - {*every["split"].unique()}):
+        on_notice(f"{display_path(root)} holds no labels of the {split} set")
     is_valid = (pl.col("valence") != INVALID) & (pl.col("arousal") != INVALID)
     valid = every.filter(is_valid)
     if len(every) > len(valid):
@@ -60,6 +80,7 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
         )
     pictures = valid.select("video", *PICTURES)
 
+    @reading()
     def locate(rows: pl.DataFrame, *, must_exist: bool) -> pl.DataFrame:
         located = rows.join(pictures, on="video", how="left", maintain_order="left")
         is_there = pl.Series(
@@ -67,7 +88,7 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
         )
         if must_exist and not is_there.all():
             missing = located.filter(~is_there)["path"].to_list()
-            raise incomplete(root, missing, len(located), "pictures")
+            raise incomplete(root, missing, len(located), "pictures are missing")
         return located.with_columns(path=pl.when(is_there).then("path"))
 
     return Dataset(
@@ -77,14 +98,15 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
         frames_in="images",
         units=None,
         locate=locate,
+        is_cropped=True,
         facts={"n_invalid": len(every) - len(valid)},
     )
 
 
 def _lists(root: Path) -> list[Path]:
     """The lists of the CSV release: those of the highest folder that has one."""
-    for folder, names in folders(root):
-        found = [folder / name for name in LISTS if name in names]
+    for folder in chain.from_iterable(islice(levels(root), MOST_DEPTH)):
+        found = [folder / name for name in LISTS if (folder / name).is_file()]
         if found:
             return found
     return []
@@ -96,185 +118,133 @@ def _has_annotations(folder: Path) -> bool:
 
 def _read_list(path: Path) -> pl.DataFrame:
     """One CSV file, by the names of its columns. A picture is called by its path in the release."""
-    try:
-        lazy = pl.scan_csv(path, infer_schema=False, encoding="utf8")
-        columns = lazy.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UsageError(f"{display_path(path)} cannot be read as CSV: {error}") from error
-    missing = [name for name in (PICTURE, "valence", "arousal") if name not in columns]
-    if missing:
+    tables = [_parsed(block) for block in _blocks(path)]
+    if not tables:
         raise UsageError(
-            f"{display_path(path)} lacks the columns {', '.join(missing)}; found "
-            f"{', '.join(columns)}"
+            f"{display_path(path)}: found a header alone; expected a line a picture below. Get the "
+            "file anew"
         )
-    has_face = all(name in columns for name in FACE)
-    x, y, width, height = (pl.col(name).cast(pl.Float32, strict=False) for name in FACE)
-    wanted = [
-        pl.col(PICTURE).alias("video"),
-        pl.col("valence", "arousal"),
-        *([x.alias("x1"), y.alias("y1"), (x + width).alias("x2"), (y + height).alias("y2")]
-          if has_face else [pl.lit(None, pl.Float32).alias(name) for name in BOX]),
-        _some_points() if POINTS in columns else pl.lit(None).alias("points"),
-    ]  # fmt: skip
-    try:
-        table = lazy.select(wanted).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise UsageError(f"{display_path(path)} cannot be read as CSV: {error}") from error
-    unnamed = table["video"].is_null().arg_true()
+    table = pl.concat(tables)
+    unnamed = (table["video"] == "").arg_true()
     if len(unnamed):
         raise UsageError(
-            f"{display_path(path)}, line {int(unnamed[0]) + 2}: no {PICTURE}; expected the path of "
-            "a picture"
+            f"{display_path(path)}, line {_line(path, int(unnamed[0]) + 1)}: {PICTURE} is empty; "
+            "expected the path of a picture. Get the file anew, or remove the line"
         )
-    values = numbers_in(table.select("valence", "arousal"), path, first_line=2, sentinel=INVALID)
-    return table.select("video", *BOX).with_columns(
-        values,
-        split=pl.lit(LISTS[path.name]),
-        landmarks=_five_of(table["points"]),
-        line=pl.int_range(2, pl.len() + 2),
+    values = numbers_in(
+        table.select("valence", "arousal"),
+        path,
+        line_of=lambda row: _line(path, row + 1),
+        sentinel=INVALID,
     )
+    table = table.with_columns(values, split=pl.lit(LISTS[path.name]))
+    return _without_copies(table, path)
+
+
+def _blocks(path: Path) -> Iterator[pl.DataFrame]:
+    """The columns that are used, as text, a block of lines at a time. Raises UsageError."""
+    read = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
+    try:
+        with path.open("rb") as file:
+            names = _columns(path, csv.open_csv(file, read).schema.names)
+        convert = csv.ConvertOptions(
+            include_columns=names, column_types=dict.fromkeys(names, pa.string())
+        )
+        with path.open("rb") as file:
+            for batch in csv.open_csv(file, read, None, convert):
+                block = pl.from_arrow(batch)
+                assert isinstance(block, pl.DataFrame)
+                yield block
+    except ValueError as error:
+        if odd := _ODD_ROW.search(str(error)):
+            line = _line(path, int(odd[1]) - 1)
+            raise UsageError(
+                f"{display_path(path)}, line {line}: found {odd[3]} fields; expected {odd[2]}, as "
+                "in the header. Get the file anew, or correct the line"
+            ) from error
+        raise UsageError(
+            f"{display_path(path)}: found no CSV in UTF-8 ({str(error).splitlines()[0][:200]}); "
+            "expected a header, a line a picture. Get the file anew"
+        ) from error
+
+
+def _columns(path: Path, names: list[str]) -> list[str]:
+    """Those of the names that are used. Raises UsageError where they are not there, or twice."""
+    used = [name for name in (PICTURE, "valence", "arousal", *FACE, POINTS) if name in names]
+    missing = [name for name in (PICTURE, "valence", "arousal") if name not in names]
+    twice = [name for name in used if names.count(name) > 1]
+    if missing or twice:
+        found = f"{', '.join(twice)} twice" if twice else f"the columns {', '.join(names)[:300]}"
+        expected = f"{', '.join(missing)} too" if missing else "each column once"
+        raise UsageError(
+            f"{display_path(path)}, line 1: found {found}; expected {expected}, with commas "
+            "between. Get the file anew"
+        )
+    return used
+
+
+def _line(path: Path, record: int) -> int:
+    """The line of the file that holds a record; that of the header is 0, blank lines are none."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        numbers = (number for number, text in enumerate(file, 1) if text.strip("\n"))
+        return next(islice(numbers, record, None), record + 1)
+
+
+def _parsed(block: pl.DataFrame) -> pl.DataFrame:
+    """Columns of text → video, valence and arousal as they are, box and landmarks as numbers."""
+    box: list[pl.Expr] = [pl.lit(None, pl.Float32).alias(name) for name in BOX]
+    if all(name in block.columns for name in FACE):
+        x, y, width, height = (pl.col(name).cast(pl.Float32, strict=False) for name in FACE)
+        box = [e.alias(n) for n, e in zip(BOX, (x, y, x + width, y + height), strict=True)]
+    table = block.select(pl.col(PICTURE).alias("video"), "valence", "arousal", *box)
+    if POINTS in block.columns:
+        return table.with_columns(_landmarks(block[POINTS]))
+    return table.with_columns(pl.lit(None, PICTURES["landmarks"]).alias("landmarks"))
 
 
 # Of 68 points "x1;y1;x2;y2;…", what five are made of: both eyes, nose, mouth corners.
 _USED = [*range(36, 48), 30, 48, 54]
+_PLACES = [2 * point + axis for point in _USED for axis in (0, 1)]
 
 
-def _some_points() -> pl.Expr:
-    """The text of 68 points → the coordinates of those that are used; null where it is not such."""
-    text = pl.col(POINTS).str.strip_chars("; ").str.split(";")
-    at = [2 * point + axis for point in _USED for axis in (0, 1)]
-    chosen = text.list.gather(at, null_on_oob=True).list.eval(
-        pl.element().cast(pl.Float32, strict=False)
-    )
-    return pl.when(text.list.len() == 136).then(chosen).alias("points")
-
-
-def _five_of(points: pl.Series) -> pl.Series:
-    """Lists of the used points, or nulls → landmarks."""
-    landmarks = np.full((len(points), 10), np.nan, np.float32)
-    is_there = points.is_not_null().to_numpy()
-    if is_there.any():
-        used = np.array(points.drop_nulls().cast(pl.List(pl.Float32)).explode().to_numpy())
-        every = np.full((is_there.sum(), 68, 2), np.nan, np.float32)
-        every[:, _USED] = used.reshape(-1, len(_USED), 2)
-        landmarks[is_there] = five_points(every)
-    known = pl.Series(np.isfinite(landmarks).all(axis=1))
+def _landmarks(text: pl.Series) -> pl.Series:
+    """The text of 68 points each → landmarks; null where it is not such."""
+    parts = text.str.strip_chars("; ").str.split(";")
+    chosen = parts.list.gather(_PLACES, null_on_oob=True).explode()
+    used = chosen.str.strip_chars().cast(pl.Float32, strict=False).to_numpy()
+    every = np.zeros((len(text), 68, 2), np.float32)
+    every[:, _USED] = used.reshape(-1, len(_USED), 2)
+    landmarks = five_points(every)
+    known = (np.abs(landmarks) < MOST_PIXELS).all(axis=1) & (parts.list.len() == 136).to_numpy()
     series = pl.Series("landmarks", landmarks, dtype=PICTURES["landmarks"])
-    return pl.select(pl.when(known).then(series).alias("landmarks")).to_series()
+    return pl.select(pl.when(pl.Series(known)).then(series).alias("landmarks")).to_series()
 
 
-def _without_copies(table: pl.DataFrame) -> pl.DataFrame:
-    """Each picture once. Raises UsageError where one has two labels, or is in both sets."""
-    twice = table.filter(pl.col("video").is_duplicated())
-    for name, group in twice.group_by("video", maintain_order=True):
-        sets = group["split"].unique().to_list()
-        if len(sets) > 1:
-            raise UsageError(
-                f"the picture {name[0]} is in training.csv and in validation.csv: scores on what "
-                "was trained on say nothing. Remove it from one"
-            )
-        if len(group.unique(["valence", "arousal"])) > 1:
-            lines = " and ".join(str(line) for line in group["line"][:2])
-            raise UsageError(
-                f"the picture {name[0]} has two labels, in lines {lines} of the list of {sets[0]}; "
-                "expected each once. Remove one"
-            )
-    return table.unique("video", keep="first", maintain_order=True).drop("line")
-
-
-def _read_set(root: Path, folder: Path, split: str) -> pl.DataFrame:
-    """One set of the npy release; its pictures are called by their path, since IDs repeat."""
-    images = {p.stem: p for p in (folder / "images").glob("*.jpg") if p.name[0] != "."}
-    notes = folder / "annotations"
-    stems = {p.stem for p in notes.glob("*.npy") if p.name[0] != "."}
-    ids = sorted(stem.removesuffix("_val") for stem in stems if stem.endswith("_val"))
-    if images and images.keys() != {*ids}:
-        lone = sorted(images.keys() ^ {*ids})
-        raise UsageError(
-            f"{display_path(notes)} labels {len(ids):,} pictures, {folder.name}/images holds "
-            f"{len(images):,}; {lone[0]} is in one of them only. Unpack both again"
-        )
-    arrays = _Arrays()
-    columns = {
-        "valence": [arrays.number(notes / f"{i}_val.npy", sentinel=INVALID) for i in ids],
-        "arousal": [arrays.number(notes / f"{i}_aro.npy", sentinel=INVALID) for i in ids],
-    }
-    marked = [i for i, name in enumerate(ids) if f"{name}_lnd" in stems]
-    box, landmarks = np.full((len(ids), 4), np.nan), np.full((len(ids), 10), np.nan)
-    if marked:
-        points = np.stack([arrays.points(notes / f"{ids[i]}_lnd.npy") for i in marked])
-        box[marked], landmarks[marked] = around(points), five_points(points)
-    is_marked = pl.Series(np.isin(np.arange(len(ids)), marked))
-    prefix = (folder / "images").relative_to(root).as_posix()
-    names = [f"{prefix}/{i}.jpg" for i in ids]
-    table = pl.DataFrame(
-        {
-            "video": names,
-            **columns,
-            "split": [split] * len(ids),
-            "path": names,
-            **{name: box[:, i] for i, name in enumerate(BOX)},
-            "landmarks": landmarks,
-        },
-        schema_overrides=PICTURES,
+def _without_copies(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Each picture once. Raises UsageError where one has two labels."""
+    twice = table.select("video", "valence", "arousal", pl.int_range(pl.len()).alias("row")).filter(
+        pl.col("video").is_duplicated()
     )
-    return table.with_columns(pl.when(is_marked).then(pl.col(*BOX, "landmarks")))
+    if twice.is_empty():
+        return table
+    labels = pl.struct("valence", "arousal")
+    odd = twice.filter(labels.n_unique().over("video") > 1)
+    if len(odd):
+        rows = odd.filter(pl.col("video") == odd["video"][0])["row"]
+        lines = " and ".join(str(_line(path, row + 1)) for row in rows[:2])
+        raise UsageError(
+            f"{display_path(path)}, lines {lines}: found {odd['video'][0]} with two labels; "
+            "expected each picture once. Remove one"
+        )
+    return table.unique("video", keep="first", maintain_order=True)
 
 
-class _Arrays:
-    """Reads small npy files; a header that was met before is not parsed again."""
-
-    def __init__(self) -> None:
-        self._layouts: dict[bytes, tuple[tuple[int, ...], np.dtype]] = {}
-
-    def read(self, path: Path) -> np.ndarray:
-        """The values as text or numbers, flat. Raises UsageError, also where code would be run."""
-        try:
-            data = path.read_bytes()
-            if data[:6] != b"\x93NUMPY":
-                raise ValueError("no npy file")
-            wide = data[6] > 1
-            start = 12 if wide else 10
-            end = start + int.from_bytes(data[8:start], "little")
-            shape, kind = self._layout(data[:end])
-            return np.frombuffer(data, kind, int(np.prod(shape)), end)
-        except (OSError, ValueError, IndexError) as error:
-            raise UsageError(
-                f"{display_path(path)} cannot be read as an npy file: {error}. Unpack it again"
-            ) from error
-
-    def _layout(self, header: bytes) -> tuple[tuple[int, ...], np.dtype]:
-        if header not in self._layouts:
-            file = BytesIO(header)
-            version = np.lib.format.read_magic(file)
-            reader = (np.lib.format.read_array_header_1_0 if version[0] == 1
-                      else np.lib.format.read_array_header_2_0)  # fmt: skip
-            shape, _, kind = reader(file)
-            if kind.hasobject:
-                raise ValueError("it holds Python objects, which are not loaded")
-            self._layouts[header] = (shape, kind)
-        return self._layouts[header]
-
-    def number(self, path: Path, *, sentinel: float) -> float:
-        """A label, which may be stored as text."""
-        values = self.read(path)
-        try:
-            value = float(values[0]) if len(values) == 1 else float("nan")
-        except ValueError:
-            value = float("nan")
-        if not (-1 <= value <= 1 or value == sentinel):
-            raise UsageError(
-                f"{display_path(path)} holds {values[:3].tolist()}; expected one number from -1 "
-                f"to 1, or {sentinel:g} for a picture without a label"
-            )
-        return value
-
-    def points(self, path: Path) -> np.ndarray:
-        """68 landmarks (68, 2)."""
-        values = self.read(path)
-        try:
-            return values.astype(np.float32).reshape(68, 2)
-        except ValueError as error:
-            raise UsageError(
-                f"{display_path(path)} holds {len(values)} values; expected 68 points x, y"
-            ) from error
+def _refuse_shared(tables: list[pl.DataFrame]) -> None:
+    """Raises UsageError where a picture is in both lists."""
+    both = tables[0].join(tables[-1], on="video", how="semi") if len(tables) > 1 else None
+    if both is not None and len(both):
+        raise UsageError(
+            f"{len(both):,} pictures are both in training.csv and in validation.csv: "
+            f"{some(both['video'].to_list())}; expected each in one. Scores on what was trained on "
+            "say nothing: remove them from one"
+        )
