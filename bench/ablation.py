@@ -108,7 +108,7 @@ def main() -> None:
 def run_all(rows: dict[str, list[str]], arguments: argparse.Namespace) -> None:
     """All rows with the first seed, then all with the second: what is there early is comparable."""
     from train.config import read_config
-    from train.data import load_split
+    from train.sets import load_split
 
     common = [
         f"data.root={arguments.root}",

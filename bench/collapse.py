@@ -17,10 +17,10 @@ import torch
 from train.augment import middle
 from train.checkpoint import Progress
 from train.config import read_config
-from train.data import load_split
 from train.feed import Feed
 from train.loop import make_players, network_input, training_steps
 from train.parallel import Team
+from train.sets import load_split
 from train.steps import Players
 
 VARIANTS = {

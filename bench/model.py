@@ -19,8 +19,9 @@ import torch
 import vafer
 from train.augment import middle
 from train.config import read_config
-from train.data import FaceSet, load_split
+from train.data import FaceSet
 from train.feed import Feed
+from train.sets import load_split
 from vafer.metrics import scores
 from vafer.model import Model, load_model
 from vafer.store import find_model
@@ -42,7 +43,7 @@ def show_scores(faces: FaceSet, predicted: np.ndarray) -> None:
     for _ in range(N_BOOTSTRAP):
         chosen = rng.integers(0, len(faces), len(faces))
         samples.append(scores(faces.labels[chosen], predicted[chosen]))
-    print(f"\n{faces.name}: {len(faces)} faces, {faces.is_aligned.sum()} aligned by landmarks")
+    print(f"\n{faces.name}: {len(faces)} faces, {faces.counts()}")
     for dimension in ("valence", "arousal"):
         cells = []
         for name, value in found[dimension].items():

@@ -1,4 +1,4 @@
-"""Crops made once: detected, aligned, compressed, and kept in Arrow files that are read by mapping.
+"""Crops made once: found, aligned, compressed, and kept in Arrow files that are read by mapping.
 
 A set of crops is a folder of parts. A part appears whole or not at all, so an interrupted run goes
 on with the first part that is not there.
@@ -7,58 +7,124 @@ on with the first part that is not there.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
-from vafer.crops import FACE_TEMPLATE, GREY_WEIGHTS, CropSpec, Patch, cut, warp
+from vafer.crops import GREY_WEIGHTS, CropSpec, Patch, cut, warp
+from vafer.datasets.labels import Dataset
 from vafer.errors import UsageError
-from vafer.faces import Detector
+from vafer.labelled import (
+    AROUND_BOX,
+    DETECTION_SIDE,
+    SURROUNDINGS,
+    FaceFinder,
+    digest_of,
+    hints,
+    pictures,
+)
 
-CROPS_IN_A_PART = 2048
+CROPS_IN_A_PART = 2048  # of single pictures; a video is a part of its own
+CROPS_AT_ONCE = 256
 JPEG_QUALITY = 95  # within a grey level or two of the crop, at a sixth of its bytes
-DETECTION_SIDE = 192  # pictures are enlarged to this shorter side, where fewest faces are missed
-SURROUNDINGS = 0.25  # of that side, added around the picture for detection
-_SCHEMA = pa.schema([("crop", pa.binary()), ("is_aligned", pa.bool_())])
+_SCHEMA = pa.schema([("crop", pa.binary()), ("way", pa.string())])
+
+# Picture uint8 (H, W, 3) RGB, box (4,) and landmarks (5, 2); each None where there is none.
+Labelled = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Pictures whose crops lie in one file.
+
+    n: how many. digest: of all that decides what is in them. faces: reads them.
+    """
+
+    n: int
+    digest: str
+    faces: Callable[[], Iterator[Labelled]]
 
 
 @dataclass(frozen=True, slots=True)
 class CropStore:
-    """Compressed crops on disk, mapped into memory. parts: Arrow tables with `crop`, `is_aligned`.
+    """Compressed crops on disk, mapped into memory. parts: Arrow tables with `crop` and `way`.
 
-    size: side in pixels. channels: 1 grey or 3 RGB.
+    size: side in pixels. channels: 1 grey or 3 RGB. ways: how each face was found, str (N,), None
+    where there is no crop.
     """
 
     parts: tuple[pa.Table, ...]
     size: int
     channels: int
+    ways: np.ndarray = field(init=False)
+    _starts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        ways = [part["way"].to_numpy(zero_copy_only=False) for part in self.parts]
+        starts = np.cumsum([0, *(part.num_rows for part in self.parts)]).tolist()
+        object.__setattr__(self, "ways", np.concatenate([np.empty(0, object), *ways]))
+        object.__setattr__(self, "_starts", starts)
 
     def __len__(self) -> int:
-        return sum(part.num_rows for part in self.parts)
-
-    @property
-    def is_aligned(self) -> np.ndarray:
-        """Which crops landmarks were found for, bool (N,); the others show the whole picture."""
-        return np.concatenate([part["is_aligned"].to_numpy() for part in self.parts])
+        return self._starts[-1]
 
     def decode(self, index: int) -> np.ndarray:
         """One crop: uint8 (C, S, S)."""
-        part, row = divmod(int(index), CROPS_IN_A_PART)
+        part = bisect_right(self._starts, int(index)) - 1
+        row = int(index) - self._starts[part]
         jpeg = np.frombuffer(self.parts[part]["crop"][row].as_buffer(), np.uint8)
         flag = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR_RGB
         crop = np.asarray(cv2.imdecode(jpeg, flag))
         return crop[None] if self.channels == 1 else crop.transpose(2, 0, 1)
 
 
+def parts_of_jpegs(name: str, jpegs: Sequence[bytes]) -> list[Part]:
+    """Pictures in memory, each of a face and little else. Reading raises UsageError."""
+
+    def read(start: int) -> Iterator[Labelled]:
+        for i, jpeg in enumerate(jpegs[start : start + CROPS_IN_A_PART], start):
+            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if picture is None:
+                raise UsageError(f"picture {i} of {name} cannot be decoded: expected JPEG")
+            yield np.asarray(picture), None, None
+
+    def part(start: int) -> Part:
+        chunk = jpegs[start : start + CROPS_IN_A_PART]
+        digest = hashlib.sha256()
+        for jpeg in chunk:
+            digest.update(len(jpeg).to_bytes(8, "little") + jpeg)
+        return Part(len(chunk), digest.hexdigest(), lambda: read(start))
+
+    return [part(start) for start in range(0, len(jpegs), CROPS_IN_A_PART)]
+
+
+def parts_of_rows(dataset: Dataset, rows: pl.DataFrame) -> list[Part]:
+    """Located rows of a dataset; a change of a file is told by its size."""
+    if dataset.frames_in == "videos":
+        groups = rows.partition_by("path", maintain_order=True)
+    else:
+        groups = [rows[i : i + CROPS_IN_A_PART] for i in range(0, len(rows), CROPS_IN_A_PART)]
+
+    def part(group: pl.DataFrame) -> Part:
+        def read() -> Iterator[Labelled]:
+            for (picture, _), hint in zip(pictures(dataset, group), hints(group), strict=True):
+                yield picture, *hint
+
+        return Part(len(group), digest_of(dataset, group), read)
+
+    return [part(group) for group in groups]
+
+
 def cached_crops(
     name: str,
-    jpegs: Sequence[bytes],
-    detector: Detector,
-    spec: CropSpec,
+    parts: Sequence[Part],
+    finder: FaceFinder,
     cache: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> CropStore:
@@ -67,23 +133,23 @@ def cached_crops(
     Pictures, detector and crop specification decide whether they fit. Raises UsageError where a
     picture cannot be decoded.
     """
-    pictures = hashlib.sha256()
-    for jpeg in jpegs:
-        pictures.update(len(jpeg).to_bytes(8, "little") + jpeg)
+    spec = finder.crop
     of_spec = {k: v for k, v in spec.to_dict().items() if k not in ("mean", "std")}
-    key = json.dumps([of_spec, detector.sha256, pictures.hexdigest(), JPEG_QUALITY,
-                      DETECTION_SIDE, SURROUNDINGS])  # fmt: skip
+    detector = finder.detector.sha256 if finder.detector else None
+    key = json.dumps([of_spec, detector, finder.is_cropped, [p.digest for p in parts],
+                      JPEG_QUALITY, DETECTION_SIDE, SURROUNDINGS, AROUND_BOX])  # fmt: skip
     folder = cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for start in range(0, len(jpegs), CROPS_IN_A_PART):
-        chunk = jpegs[start : start + CROPS_IN_A_PART]
-        path = folder / f"{start // CROPS_IN_A_PART:05d}.arrow"
+    total, done = sum(part.n for part in parts), 0
+    tables = []
+    for i, part in enumerate(parts):
+        path = folder / f"{i:05d}.arrow"
+        done += part.n
         if not path.is_file():
-            _write(path, _make_crops(name, start, chunk, detector, spec))
-            on_progress(start + len(chunk), len(jpegs))
-        parts.append(_read(path, len(chunk)))
-    return CropStore(tuple(parts), spec.size, 1 if spec.grey else 3)
+            _write(path, part, finder)
+            on_progress(done, total)
+        tables.append(_read(path, part.n))
+    return CropStore(tuple(tables), spec.size, 1 if spec.grey else 3)
 
 
 def _read(path: Path, expected: int) -> pa.Table:
@@ -98,42 +164,41 @@ def _read(path: Path, expected: int) -> pa.Table:
             f"{path} holds {table.num_rows} rows of {table.schema.names}, expected {expected} of "
             f"{_SCHEMA.names}: delete it, it will be made again"
         )
-    return table.combine_chunks()
+    return table
 
 
-def _write(path: Path, rows: pa.Table) -> None:
+def _write(path: Path, part: Part, finder: FaceFinder) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two runs may make the same crops
     try:
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-            writer.write_table(rows)
+            for batch in _make_crops(part, finder):
+                writer.write_batch(batch)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _make_crops(
-    name: str, start: int, jpegs: Sequence[bytes], detector: Detector, spec: CropSpec
-) -> pa.Table:
+def _make_crops(part: Part, finder: FaceFinder) -> Iterator[pa.RecordBatch]:
     patches: list[Patch] = []
-    is_aligned = []
-    for i, jpeg in enumerate(jpegs):
-        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if picture is None:
-            raise UsageError(f"picture {start + i} of {name} cannot be decoded: expected JPEG")
-        landmarks = find_landmarks(picture, detector)
-        is_aligned.append(landmarks is not None)
-        if landmarks is None:
-            landmarks = np.array(FACE_TEMPLATE) * picture.shape[1::-1]
-        whole = np.array([[0, 0, *picture.shape[1::-1]]])
-        matrix = spec.matrices(whole, landmarks[None])[0]
-        patches.append(cut(picture, matrix, spec.size))
-    crops = []
-    for first in range(0, len(patches), 256):
-        found = warp(patches[first : first + 256], spec.size)
-        if spec.grey:
-            found = (found * found.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        crops += [_encode(c) for c in found.round().byte().permute(0, 2, 3, 1).numpy()]
-    return pa.table({"crop": crops, "is_aligned": is_aligned}, schema=_SCHEMA)
+    ways: list[str | None] = []
+    for n, (picture, box, landmarks) in enumerate(part.faces(), start=1):
+        found = None if picture is None else finder.find(picture, box, landmarks)
+        ways.append(found[1] if found else None)
+        if picture is not None and found is not None:
+            patches.append(cut(picture, found[0], finder.crop.size))
+        if len(ways) == CROPS_AT_ONCE or n == part.n:
+            crops = iter(_compressed(patches, finder.crop))
+            rows = [next(crops) if way else None for way in ways]
+            yield pa.record_batch([pa.array(rows, pa.binary()), pa.array(ways, pa.string())],
+                                  schema=_SCHEMA)  # fmt: skip
+            patches, ways = [], []
+
+
+def _compressed(patches: list[Patch], spec: CropSpec) -> list[bytes]:
+    crops = warp(patches, spec.size)
+    if spec.grey:
+        crops = (crops * crops.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return [_encode(crop) for crop in crops.round().byte().permute(0, 2, 3, 1).numpy()]
 
 
 def _encode(crop: np.ndarray) -> bytes:
@@ -143,16 +208,3 @@ def _encode(crop: np.ndarray) -> bytes:
                cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # fmt: skip
     _, jpeg = cv2.imencode(".jpg", crop, options)
     return jpeg.tobytes()
-
-
-def find_landmarks(picture: np.ndarray, detector: Detector) -> np.ndarray | None:
-    """Landmarks (5, 2) of the best face of a picture that shows little else; None without one."""
-    scale = max(1.0, DETECTION_SIDE / min(picture.shape[:2]))
-    enlarged = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    pad = round(min(enlarged.shape[:2]) * SURROUNDINGS)
-    padded = cv2.copyMakeBorder(enlarged, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    faces = detector.detect(padded)
-    if not len(faces) or faces.landmarks is None:
-        return None
-    # Pixel centres: the middle of the first pixel is 0 before and after enlarging.
-    return (faces.landmarks[0] - pad + 0.5) / scale - 0.5

@@ -33,11 +33,13 @@ class DataConfig:
     """Which faces, and how they are fed.
 
     root: the data set's folder; $VAFER_DATA/<dataset> if null. detector: ONNX file that finds the
-    landmarks of crops. cache: folder of the crops; $VAFER_DATA/crops if null. fold: of `n_folds`,
-    the one that is held out. border: pixels of surroundings stored around each crop, for
-    augmentation. augment: `crop` is the paper's (random crop and flip), `strong` adds turns,
-    blur, light and occlusion, `none` takes the middle. in_memory: `auto` keeps the decoded set on
-    the device when it takes less than half of its free memory.
+    landmarks that the data set does not give. cache: folder of the crops; $VAFER_DATA/crops if
+    null. fold: of `n_folds` by person, the one that is held out. split_seed, split_fraction: of
+    Aff-Wild's videos that are held out. assignment: file that says who is held out instead, such
+    as the split.json of a run or an evaluation. border: pixels of surroundings stored around each
+    crop, for augmentation. augment: `crop` is the paper's (random crop and flip), `strong` adds
+    turns, blur, light and occlusion, `none` takes the middle. in_memory: `auto` keeps the decoded
+    set on the device when it takes less than half of its free memory.
     """
 
     dataset: Dataset = "affectnet"
@@ -46,6 +48,9 @@ class DataConfig:
     cache: Path | None = None
     fold: int = 0
     n_folds: int = 5
+    split_seed: int = 0
+    split_fraction: float = 0.2
+    assignment: Path | None = None
     border: int = 16
     augment: Literal["none", "crop", "strong"] = "crop"
     in_memory: Literal["auto", "always", "never"] = "auto"
@@ -53,6 +58,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _expect(self.n_folds >= 2, "data.n_folds", self.n_folds, "2 or more")
         _expect(0 <= self.fold < self.n_folds, "data.fold", self.fold, f"0 to {self.n_folds - 1}")
+        _expect(0 < self.split_fraction < 1, "data.split_fraction", self.split_fraction, "0 to 1")
         _expect(self.border >= 0, "data.border", self.border, "0 or more")
 
 
@@ -231,8 +237,12 @@ class TrainConfig:
 
     def unused(self) -> list[str]:
         """Values that differ from the default and do nothing beside the others, each with why."""
-        kind = self.margin.kind
+        kind, dataset = self.margin.kind, self.data.dataset
         idle = [  # why, whether, and which
+            (f"data.dataset {dataset}", dataset not in ("afew-va", "faces"),
+             ("data.fold", "data.n_folds")),
+            (f"data.dataset {dataset}", dataset != "aff-wild", ("data.split_*",)),
+            ("data.assignment", self.data.assignment is not None, ("data.n_folds", "data.split_*")),
             ("critic none", self.critic == "none", ("grouping.*", "margin.*", "game.*")),
             (f"critic {self.critic}", self.critic != "caf",
              ("margin.*", "game.chi2_weight", "game.pairs", "game.adv_loss")),

@@ -1,6 +1,7 @@
 """What a run writes while it goes: two JSONL files, and the same for TensorBoard."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class RunLog:
             self.board.close()
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file that appears whole; NaN is refused."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 

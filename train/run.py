@@ -7,7 +7,6 @@ Several seeds have such a folder each, `seed-<n>`, and one scores.json over all.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -21,8 +20,8 @@ import torch
 
 from train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, flat, read_config, to_yaml
-from train.data import Split, load_split
-from train.evaluation import DIMENSIONS, Evaluation, evaluate, one_line, results_of
+from train.data import Split
+from train.evaluation import Evaluation, evaluate, one_line, results_of
 from train.feed import Feed
 from train.groups import group, threshold_radius
 from train.log import RunLog, write_json, write_text
@@ -35,12 +34,16 @@ from train.loop import (
     training_steps,
 )
 from train.parallel import Team, join_team
-from train.plots import plot_features, plot_losses, plot_predictions
-from train.plots.features import MOST_FACES
+from train.plots import plot_losses
+from train.sets import load_split
 from train.steps import Players
 from train.stop import Clock, stop_asked
+from vafer.datasets.splits import hash_name
 from vafer.errors import UsageError
+from vafer.metrics import DIMENSIONS
 from vafer.model import ModelCard, save_model
+from vafer.plots import plot_features, plot_predictions
+from vafer.plots.features import MOST_FACES
 
 TOO_MANY_SKIPPED = 0.2
 MAY_CHANGE = (
@@ -108,7 +111,7 @@ def train(
             )
         with _own_folder(config, out, tell, resume=resume, team=team):
             if split is None:  # the leader makes the crops; the others find them in the cache
-                split = team.led(lambda: load_split(config, _crops_notice(tell)))
+                split = team.led(lambda: load_split(config, _crops_notice(tell), tell))
             split = split or load_split(config)
             feeds = _Feeds(split, config, device)
             make_players(config, config.seeds[0], device, team)  # what it refuses, it refuses now
@@ -116,6 +119,8 @@ def train(
                 tell(notice)
             if team.leads:
                 write_text(out / "config.yaml", to_yaml(config))
+                if split.assignment is not None:
+                    write_json(out / "split.json", split.assignment)
             models, found = {}, {}
             with stop_asked(team) as stops:  # only now is there anything to keep
                 for seed in config.seeds:
@@ -297,7 +302,7 @@ class _Run:
     def _card(self, progress: Progress, result: dict[str, Any]) -> ModelCard:
         subjects = {s for faces in self.split.train for s in faces.subjects if s is not None}
         procedure = json.loads(json.dumps(asdict(self.config), default=str))
-        for private in ("root", "cache", "detector"):
+        for private in ("root", "cache", "detector", "assignment"):
             del procedure["data"][private]
         del procedure["model"]["pretrained"]
         return ModelCard(
@@ -310,7 +315,7 @@ class _Run:
                 "procedure": procedure,
                 "seed": self.seed,
                 "iterations": progress.iteration,
-                "subjects_sha256": sorted(hash_subject(s) for s in subjects),
+                "subjects_sha256": sorted(hash_name(s) for s in subjects),
             },
             metrics=result,
         )
@@ -420,11 +425,6 @@ def _entry(step: Step, progress: Progress) -> dict[str, Any]:
         "skipped_steps": progress.skipped_steps,
         "lr": step.lr,
     }
-
-
-def hash_subject(subject: str) -> str:
-    """How a model file names a person it was trained on, without naming them."""
-    return hashlib.sha256(subject.encode()).hexdigest()[:16]
 
 
 def _crops_notice(on_notice: Callable[[str], None]) -> Callable[[str, int, int], None]:

@@ -1,5 +1,6 @@
 """Crops are made once, kept, and fed the same from memory and from disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,15 +11,34 @@ import torch
 
 from tests.train.toys import CPU, toy_config, toy_faces
 from train import cache
-from train.cache import cached_crops, find_landmarks
+from train.cache import CropStore, cached_crops, parts_of_jpegs
 from train.config import DataConfig
-from train.data import EXPRESSION_NORMS, FaceSet, Split, fold_of, load_split
+from train.data import FaceSet, Split
 from train.feed import Feed, free_memory
+from train.sets import EXPRESSION_NORMS, fold_of, load_split
 from vafer.crops import FACE_TEMPLATE, CropSpec, cut, warp
 from vafer.errors import UsageError
 from vafer.faces import Detector
+from vafer.labelled import FaceFinder, detect_near
 
 SPEC = CropSpec(size=64, grey=True)
+
+
+def crops_of(
+    jpegs: list[bytes],
+    detector: Detector,
+    cache_folder: Path,
+    *on_progress: Callable[[int, int], None],
+    spec: CropSpec = SPEC,
+    name: str = "some",
+) -> CropStore:
+    finder = FaceFinder(spec, detector, is_cropped=True)
+    return cached_crops(name, parts_of_jpegs(name, jpegs), finder, cache_folder, *on_progress)
+
+
+def landmarks_of(picture: np.ndarray, detector: Detector) -> np.ndarray | None:
+    faces = detect_near(picture, None, detector)
+    return None if not len(faces) or faces.landmarks is None else faces.landmarks[0]
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +71,12 @@ def test_crops_are_those_of_annotation(
     grey: bool, jpegs: list[bytes], yunet: Path, tmp_path: Path
 ) -> None:
     spec, detector = CropSpec(size=64, grey=grey), Detector(yunet)
-    store = cached_crops("some", jpegs[:8], detector, spec, tmp_path)
+    store = crops_of(jpegs[:8], detector, tmp_path, spec=spec)
     assert len(store) == 8
-    assert store.is_aligned.all()
+    assert (store.ways == "detector").all()
     for i, jpeg in enumerate(jpegs[:8]):
         picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-        matrix = spec.matrices(np.zeros((1, 4)), find_landmarks(picture, detector)[None])[0]
+        matrix = spec.matrices(np.zeros((1, 4)), landmarks_of(picture, detector)[None])[0]
         expected = warp([cut(picture, matrix, 64)], 64)[0]
         found = torch.from_numpy(store.decode(i))
         assert found.shape == ((1, 64, 64) if grey else (3, 64, 64))
@@ -78,20 +98,20 @@ def test_crops_are_made_once_and_an_interrupted_job_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached_crops("some", jpegs, detector, SPEC, tmp_path, interrupt)
+        crops_of(jpegs, detector, tmp_path, interrupt)
     told.clear()
-    store = cached_crops("some", jpegs, detector, SPEC, tmp_path, lambda *a: told.append(a))
+    store = crops_of(jpegs, detector, tmp_path, lambda *a: told.append(a))
     assert told == [(30, 48), (40, 48), (48, 48)]
     assert len(store) == 48
     told.clear()
-    cached_crops("some", jpegs, detector, SPEC, tmp_path, lambda *a: told.append(a))
+    crops_of(jpegs, detector, tmp_path, lambda *a: told.append(a))
     assert not told
     (folder,) = tmp_path.iterdir()
     assert sorted(p.name for p in folder.iterdir()) == [f"0000{i}.arrow" for i in range(5)]
-    whole = cached_crops("some", jpegs[:48], detector, SPEC, tmp_path / "other")
+    whole = crops_of(jpegs[:48], detector, tmp_path / "other")
     assert all((whole.decode(i) == store.decode(i)).all() for i in range(48))
     assert len(list(tmp_path.iterdir())) == 2
-    cached_crops("some", jpegs, detector, CropSpec(size=32, grey=True), tmp_path)
+    crops_of(jpegs, detector, tmp_path, spec=CropSpec(size=32, grey=True))
     assert len(list(tmp_path.iterdir())) == 3  # other crops lie elsewhere
 
 
@@ -99,13 +119,13 @@ def test_a_damaged_part_and_a_bad_picture_are_named(
     jpegs: list[bytes], yunet: Path, tmp_path: Path
 ) -> None:
     detector = Detector(yunet)
-    cached_crops("some", jpegs[:3], detector, SPEC, tmp_path)
+    crops_of(jpegs[:3], detector, tmp_path)
     (part,) = tmp_path.rglob("*.arrow")
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"00000\.arrow cannot be read .*delete it"):
-        cached_crops("some", jpegs[:3], detector, SPEC, tmp_path)
+        crops_of(jpegs[:3], detector, tmp_path)
     with pytest.raises(UsageError, match="picture 1 of bad cannot be decoded"):
-        cached_crops("bad", [jpegs[0], b"no picture"], detector, SPEC, tmp_path)
+        crops_of([jpegs[0], b"no picture"], detector, tmp_path, name="bad")
 
 
 def test_landmarks_are_in_pixels_of_the_small_picture(shared: Path, yunet: Path) -> None:
@@ -117,11 +137,11 @@ def test_landmarks_are_in_pixels_of_the_small_picture(shared: Path, yunet: Path)
     side = max(x2 - x1, y2 - y1) + 24
     x, y = (x1 + x2 - side) // 2, (y1 + y2 - side) // 2
     small = cv2.resize(picture[y : y + side, x : x + side], (48, 48), interpolation=cv2.INTER_AREA)
-    found = find_landmarks(small, detector)
+    found = landmarks_of(small, detector)
     assert found is not None
     expected = (faces.landmarks[0] - [x, y] + 0.5) * 48 / side - 0.5
     np.testing.assert_allclose(found, expected, atol=2.5)  # a face of 48 pixels is found roughly
-    assert find_landmarks(np.full((48, 48, 3), 90, np.uint8), detector) is None
+    assert landmarks_of(np.full((48, 48, 3), 90, np.uint8), detector) is None
 
 
 def test_the_template_is_where_landmarks_lie_in_fer2013(shared: Path, yunet: Path) -> None:
@@ -131,7 +151,7 @@ def test_the_template_is_where_landmarks_lie_in_fer2013(shared: Path, yunet: Pat
     found = []
     for jpeg in fer["jpeg"]:
         picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-        landmarks = find_landmarks(picture, detector)
+        landmarks = landmarks_of(picture, detector)
         if landmarks is not None:
             found.append(landmarks / 48)
     assert len(found) > 250
@@ -200,8 +220,6 @@ def test_what_is_missing_is_named(tmp_path: Path, yunet: Path) -> None:
         load_split(config(tmp_path, tmp_path / "none.onnx", tmp_path))
     with pytest.raises(UsageError, match=r"data\.detector is not set"):
         load_split(config(tmp_path, None, tmp_path))
-    with pytest.raises(UsageError, match=r"data\.dataset is aff-wild"):
-        load_split(toy_config(data=DataConfig(dataset="aff-wild")))
 
 
 def test_a_feed_gives_the_same_from_memory_and_from_disk(

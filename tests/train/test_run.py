@@ -17,8 +17,9 @@ from train import run as module
 from train.config import GroupingConfig, ModelConfig, TrainConfig, read_config
 from train.data import Split
 from train.loop import DivergedError
-from train.run import Outcome, Report, hash_subject, train
+from train.run import Outcome, Report, train
 from vafer import metrics
+from vafer.datasets.splits import hash_name
 from vafer.errors import UsageError, VaferError
 from vafer.model import load_model, read_card
 
@@ -63,9 +64,7 @@ def test_a_run_leaves_what_is_promised(finished: tuple[Path, Outcome, list[Repor
 def test_the_model_file_gives_the_scores(finished: tuple[Path, Outcome, list[Report]]) -> None:
     out, outcome, _ = finished
     model = load_model(out / "model.safetensors")
-    assert model.card.training["subjects_sha256"] == sorted(
-        hash_subject(f"toy-{i}") for i in range(8)
-    )
+    assert model.card.training["subjects_sha256"] == sorted(hash_name(f"toy-{i}") for i in range(8))
     assert "critic" not in " ".join(model.net.state_dict())
     held_out = toy_faces(32, name="held_out", seed=1)
     middle = torch.from_numpy(held_out.crops[..., 4:-4, 4:-4]).expand(-1, 3, -1, -1)
@@ -317,7 +316,7 @@ def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
     for arguments, message in (
         (["--config", "none_such"], "no such config file"),
         (["--config", "quickstart", "--set", "lr=1"], "did you mean optimiser.lr?"),
-        (["--config", "affectnet"], "data.dataset is affectnet"),
+        (["--config", "affectnet"], "data/affectnet: no such folder"),
         (["--config", "faces"], "data.detector is not set"),
     ):
         shown = vafer("train", *arguments, cwd=tmp_path)

@@ -1,0 +1,257 @@
+"""Data sets → what a run trains on and what it is scored on."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from train.cache import CropStore, Part, cached_crops, parts_of_jpegs, parts_of_rows
+from train.config import DataConfig, TrainConfig
+from train.data import FaceSet, Split
+from train.synthetic import draw_faces
+from vafer.datasets import default_root, open_dataset
+from vafer.datasets.labels import Dataset
+from vafer.datasets.splits import ALL, Selection, SplitOptions, hash_name, select
+from vafer.errors import UsageError
+from vafer.faces import Detector
+from vafer.labelled import FaceFinder, without_detector
+
+# Pleasure and arousal of the emotion words, Russell & Mehrabian 1977; neutral is 0 by definition.
+EXPRESSION_NORMS = {
+    "happy": (0.81, 0.51),
+    "surprise": (0.40, 0.67),
+    "angry": (-0.51, 0.59),
+    "fear": (-0.64, 0.60),
+    "disgust": (-0.60, 0.35),
+    "sad": (-0.63, -0.27),
+    "neutral": (0.0, 0.0),
+}
+LEFT_OUT = ("contempt",)  # of which there are nine pictures
+NO_IDENTITY = "facial-expressions"  # of LFW: a file name that names nobody
+SYNTHETIC_SUBJECTS = (60, 20)  # to train on, to score on
+SYNTHETIC_EACH = 40
+
+
+def load_split(
+    config: TrainConfig,
+    on_progress: Callable[[str, int, int], None] = lambda name, done, n: None,
+    on_notice: Callable[[str], None] = lambda text: None,
+) -> Split:
+    """The faces of `config.data`. Raises UsageError where something is missing."""
+    match config.data.dataset:
+        case "synthetic":
+            return _synthetic(config)
+        case "faces":
+            return _faces(config, on_progress)
+        case name:
+            return _published(name, config, on_progress, on_notice)
+
+
+def _published(
+    name: str,
+    config: TrainConfig,
+    on_progress: Callable[[str, int, int], None],
+    on_notice: Callable[[str], None],
+) -> Split:
+    """A data set of labelled frames, by its reader; one part held out, the rest trained on."""
+    data = config.data
+    dataset = open_dataset(name, data.root, on_notice=on_notice)
+    options = SplitOptions(
+        n_folds=data.n_folds,
+        seed=data.split_seed,
+        fraction=data.split_fraction,
+        assignment=data.assignment,
+    )
+    selection = select(dataset, options)
+    if selection.part == ALL and dataset.has_subjects:
+        selection = select(dataset, replace(options, fold=data.fold))
+    if selection.others.is_empty():
+        raise UsageError(
+            f"{dataset.root} has the labels of one set of {name} alone: expected those of a "
+            "training set and of a validation set. Finish the download"
+        )
+    sets = {
+        f"{name.replace('-', '_')}_{side}": dataset.locate(rows, must_exist=True)
+        for side, rows in (
+            ("train", selection.others),
+            (selection.name.replace(" ", "_"), selection.chosen),
+        )
+    }
+    finder = FaceFinder(config.crop, is_cropped=dataset.is_cropped, border=data.border)
+    if any(finder.needs_detector(rows) for rows in sets.values()):
+        if data.detector is None:
+            on_notice(without_detector(dataset, "data.detector"))
+        else:
+            finder.detector = _detector(data.detector)
+    train, held_out = (
+        _labelled_faces(set_name, dataset, rows, finder, data, on_progress, on_notice)
+        for set_name, rows in sets.items()
+    )
+    facts = _facts(dataset, selection, finder, (train, held_out))
+    return Split((train,), (held_out,), facts, selection.assignment)
+
+
+def _labelled_faces(
+    name: str,
+    dataset: Dataset,
+    rows: pl.DataFrame,
+    finder: FaceFinder,
+    data: DataConfig,
+    on_progress: Callable[[str, int, int], None],
+    on_notice: Callable[[str], None],
+) -> FaceSet:
+    store = _crops(name, parts_of_rows(dataset, rows), finder, data, on_progress)
+    faces = FaceSet(
+        name,
+        store,
+        np.arange(len(rows)),
+        rows.select("valence", "arousal").to_numpy().astype(np.float32),
+        rows["subject"].to_numpy().astype(object),
+        np.full(len(rows), None, object),
+    )
+    has_crop = np.array([way is not None for way in store.ways], bool)
+    if not has_crop.all():
+        on_notice(
+            f"{name}: {int((~has_crop).sum()):,} of {len(rows):,} labelled frames are left out: no "
+            "picture, one that cannot be read, or no face in it"
+        )
+    return faces.where(has_crop, name=name)
+
+
+def _facts(
+    dataset: Dataset, selection: Selection, finder: FaceFinder, sets: tuple[FaceSet, FaceSet]
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "dataset": dataset.name,
+        "held_out": dict(selection.described),
+        "detector_sha256": finder.detector.sha256 if finder.detector else None,
+        "sets": {faces.name: faces.counts() for faces in sets},
+    }
+    if dataset.frames_in != "images":
+        trained_on = selection.others["video"].unique()
+        facts["videos_sha256"] = sorted(hash_name(video) for video in trained_on)
+    return facts
+
+
+def _crops(
+    name: str,
+    parts: list[Part],
+    finder: FaceFinder,
+    data: DataConfig,
+    on_progress: Callable[[str, int, int], None],
+) -> CropStore:
+    cache = data.cache or default_root("crops")
+    return cached_crops(name, parts, finder, cache, partial(on_progress, name))
+
+
+def _detector(path: Path) -> Detector:
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: no such file, named by data.detector: expected an ONNX face detector"
+        )
+    return Detector(path)
+
+
+def _synthetic(config: TrainConfig) -> Split:
+    sets = []
+    for part, (name, n_subjects) in enumerate(
+        zip(("synthetic_train", "synthetic_test"), SYNTHETIC_SUBJECTS, strict=True)
+    ):
+        size = config.crop.size + 2 * config.data.border
+        drawn = draw_faces(n_subjects, SYNTHETIC_EACH, size=size, seed=part, prefix=name)
+        sets.append(drawn_faces(name, drawn.crops, drawn.labels, drawn.subjects))
+    return Split((sets[0],), (sets[1],), {"labels": "drawn"})
+
+
+def drawn_faces(name: str, crops: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> FaceSet:
+    """Crops (N, S, S, C) that are in memory already."""
+    return FaceSet(
+        name,
+        crops.transpose(0, 3, 1, 2),
+        np.arange(len(crops)),
+        labels,
+        subjects.astype(object),
+        np.full(len(crops), None, object),
+    )
+
+
+def _faces(config: TrainConfig, on_progress: Callable[[str, int, int], None]) -> Split:
+    """FER2013 and LFW with expression labels: FER2013's own test split, and one fold of LFW."""
+    data = config.data
+    root = data.root or default_root("faces")
+    if data.detector is None:
+        raise UsageError("data.detector is not set: name an ONNX face detector with landmarks")
+    detector = _detector(data.detector)
+    finder = FaceFinder(config.crop, detector, is_cropped=True, border=data.border)
+    tables = {
+        "fer2013": _read(root / "fer2013.parquet", "split"),
+        "lfw": _read(root / "lfw_expressions.parquet", "identity").filter(
+            pl.col("identity") != NO_IDENTITY
+        ),
+    }
+    every = {}
+    for name, table in tables.items():
+        parts = parts_of_jpegs(name, table["jpeg"].to_list())
+        store = _crops(name, parts, finder, data, on_progress)
+        subjects = table["identity"].to_numpy().astype(object) if name == "lfw" else None
+        every[name] = FaceSet(
+            name,
+            store,
+            np.arange(len(table)),
+            np.array([EXPRESSION_NORMS[e] for e in table["expression"]], np.float32),
+            np.full(len(table), None, object) if subjects is None else subjects,
+            table["expression"].to_numpy().astype(object),
+        )
+    in_test = (tables["fer2013"]["split"] == "test").to_numpy()
+    fold = np.array([fold_of(str(s), data.n_folds) for s in every["lfw"].subjects])
+    train = (
+        every["fer2013"].where(~in_test, name="fer_train"),
+        every["lfw"].where(fold != data.fold, name="lfw_train"),
+    )
+    held_out = (
+        every["fer2013"].where(in_test, name="fer_test"),
+        every["lfw"].where(fold == data.fold, name="lfw_test"),
+    )
+    facts = {
+        "detector_sha256": detector.sha256,
+        "labels": "norms of the expression (Russell & Mehrabian 1977), one point a class",
+        "sets": {faces.name: faces.counts() for faces in (*train, *held_out)},
+    }
+    return Split(train, held_out, facts)
+
+
+def _read(path: Path, column: str) -> pl.DataFrame:
+    """Faces with `expression`, `jpeg` and a column that says how to split them."""
+    if not path.is_file():
+        raise UsageError(
+            f"{path} is missing: data.root, or $VAFER_DATA/faces without it, is the folder that "
+            "holds it"
+        )
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as a Parquet table: {error}") from error
+    missing = sorted({"expression", "jpeg", column} - {*table.columns})
+    if missing:
+        raise UsageError(f"{path} lacks the columns {missing}: it has {table.columns}")
+    unknown = sorted({*table["expression"]} - {*EXPRESSION_NORMS, *LEFT_OUT}, key=str)
+    if unknown:
+        raise UsageError(
+            f"{path} has the expressions {unknown[:5]}: expected {[*EXPRESSION_NORMS]}, or "
+            f"{[*LEFT_OUT]}, which are left out"
+        )
+    table = table.filter(pl.col("expression").is_in(list(EXPRESSION_NORMS)))
+    if table.is_empty():
+        raise UsageError(f"{path} has no face to use")
+    return table
+
+
+def fold_of(subject: str, n_folds: int) -> int:
+    """A person's fold, by the name alone, whatever else is in the data set."""
+    share = int(hashlib.sha256(subject.encode()).hexdigest(), 16) % 1000 / 1000
+    return int(share * n_folds)
