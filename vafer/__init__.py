@@ -12,19 +12,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vafer.annotation import Results, annotate
+    from vafer.datasets.splits import SplitOptions
     from vafer.errors import VaferError
+    from vafer.evaluation import Evaluation, evaluate
     from vafer.options import DetectorOptions, Sampling
     from vafer.parts import read_table
 
 __version__ = "0.1.0"
-__all__ = ["DetectorOptions", "Results", "Sampling", "VaferError", "annotate", "read_table"]
+__all__ = [
+    "DetectorOptions",
+    "Evaluation",
+    "Results",
+    "Sampling",
+    "SplitOptions",
+    "VaferError",
+    "annotate",
+    "evaluate",
+    "read_table",
+]
 
 _HOMES = {
     "DetectorOptions": "vafer.options",
+    "Evaluation": "vafer.evaluation",
     "Results": "vafer.annotation",
     "Sampling": "vafer.options",
+    "SplitOptions": "vafer.datasets.splits",
     "VaferError": "vafer.errors",
     "annotate": "vafer.annotation",
+    "evaluate": "vafer.evaluation",
     "read_table": "vafer.parts",
 }
 

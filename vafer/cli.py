@@ -172,6 +172,131 @@ def annotate(
 
 
 @app.command()
+def evaluate(
+    dataset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="afew-va, aff-wild, aff-wild2 or affectnet.", show_default=False
+        ),
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the dataset.", show_default="$VAFER_DATA/<dataset>"),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Score these: a table of `annotate`, or another.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Predict with this: an embedded model, a .safetensors file, or a folder of runs "
+            "with one model a fold.",
+            show_default="the embedded one",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="train, validation or all.",
+            show_default="validation; all of afew-va",
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(metavar="K", help="One fold of afew-va, from 0.", min=0)
+    ] = None,
+    n_folds: Annotated[int, typer.Option(metavar="N", help="Folds of afew-va.", min=2)] = 5,
+    split_seed: Annotated[int, typer.Option(help="Of aff-wild's validation videos.")] = 0,
+    split_fraction: Annotated[float, typer.Option(help="Share of those among the videos.")] = 0.2,
+    assignment: Annotated[
+        Path | None,
+        typer.Option(
+            help="Who is in which fold or split: the split.json of another evaluation or a run.",
+            show_default=False,
+        ),
+    ] = None,
+    crops: Annotated[
+        str,
+        typer.Option(
+            metavar="FROM",
+            help="labels: faces by the dataset's landmarks and boxes; detector: as annotate does.",
+        ),
+    ] = "labels",
+    missing: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="Labelled frames without a prediction: drop them, carry the last one on, or "
+            "score them as neutral.",
+        ),
+    ] = "drop",
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Face detector, as of annotate, where the dataset does not give landmarks.",
+            show_default="a pack that is on this machine",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", help="Faces per prediction.", min=1)
+    ] = BATCH_SIZE,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder.", show_default="evaluations/<dataset>-<split>-<model>"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the scores of something else there.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors and warnings only.")] = False,
+) -> None:
+    """Score a model, or predictions, against a dataset: RMSE, SAGR, PCC, CCC with 95 % intervals.
+
+    Writes scores.json, frames.parquet and pictures. Exit code 0: done; 2: nothing was done; 130:
+    interrupted, and the same command goes on.
+    """
+    with _errors_shown(interrupted="what is predicted is kept: the same command goes on"):
+        from vafer.datasets.splits import SplitOptions
+        from vafer.evaluation import evaluate as run
+        from vafer.predicting import EvaluationProgress
+
+        options = SplitOptions(
+            split=split,
+            fold=fold,
+            n_folds=n_folds,
+            seed=split_seed,
+            fraction=split_fraction,
+            assignment=assignment,
+        )
+        with console.evaluation_display(quiet=quiet) as show:
+
+            def on_progress(progress: EvaluationProgress) -> None:
+                _interrupts_raise()
+                show(progress)
+
+            evaluation = run(
+                dataset,
+                root=root,
+                split=options,
+                predictions=predictions,
+                model=model,
+                crops=crops,
+                missing=missing,
+                detector=detector,
+                device=device,
+                batch_size=batch_size,
+                out=out,
+                overwrite=overwrite,
+                on_progress=on_progress,
+                on_notice=console.show_notice if not quiet else lambda text: None,
+            )
+        console.show_warnings(evaluation)
+        if not quiet:
+            console.show_evaluation(evaluation)
+
+
+@app.command()
 def train(
     config: Annotated[
         str,

@@ -10,6 +10,8 @@ from rich.table import Table
 if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait for them
     from train.run import Outcome, Report
     from vafer.annotation import Progress, Results
+    from vafer.evaluation import Evaluation
+    from vafer.predicting import EvaluationProgress
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -101,6 +103,93 @@ def _problems(results: "Results") -> Iterator[str]:
             yield _printable(f"partial: {row['video']}: {row['error']}")
         elif row["n_frames_analysed"] == 0:
             yield _printable(f"empty: {row['video']}: no frame between the start and end asked for")
+
+
+@contextmanager
+def evaluation_display(*, quiet: bool) -> Iterator[Callable[["EvaluationProgress"], None]]:
+    """A bar over the labelled frames; silent where nobody watches."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    if quiet or not stderr.is_terminal:
+        yield lambda progress: None
+        return
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("labelled frames"),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("reading labels", total=None)
+
+        def show(progress: "EvaluationProgress") -> None:
+            bar.update(
+                task,
+                description="predicting",
+                completed=progress.n_done,
+                total=progress.n_frames,
+            )
+
+        yield show
+
+
+def show_warnings(evaluation: "Evaluation") -> None:
+    """Print on stderr what a reader of the scores must not overlook."""
+    for text in evaluation.scores["provenance"]["trained_on"]:
+        stderr.print(f"WARNING: {_printable(text)}", style="bold red", markup=False)
+
+
+def show_evaluation(evaluation: "Evaluation") -> None:
+    """Print the scores with their intervals, beside the paper's, and what is not in them."""
+    scores = evaluation.scores
+    overall, bootstrap = scores["overall"], scores["bootstrap"]
+    names = ("rmse", "sagr", "pcc", "ccc")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name.upper(), justify="right", no_wrap=True)
+    for dimension in ("valence", "arousal"):
+        found = overall[dimension]
+        table.add_row(dimension, *(_in_digits(found[name]) for name in names), style="bold")
+        table.add_row("  95 %", *(_interval(found[f"{name}_ci"]) for name in names))
+    for source, by_dimension in scores["published"].items():
+        table.add_row(f"paper, {source}", style="dim")
+        for dimension, found in by_dimension.items():
+            table.add_row(f"  {dimension}", *(_in_digits(found[n]) for n in names), style="dim")
+    stdout.print(table)
+    n, n_missing = overall["n_labelled"], overall["n_missing"]
+    stdout.print(f"{n:,} labelled frames, {overall['n_scored']:,} scored")
+    if n_missing:
+        how = {
+            "drop": "dropped",
+            "carry": "the last one before is carried on, where there is one",
+            "neutral": "scored as neutral",
+        }
+        stdout.print(f"{n_missing:,} of them without a prediction: {how[overall['missing']]}")
+    faces = scores["provenance"]["faces"]
+    if faces:
+        ways = ", ".join(f"{count:,} by {way}" for way, count in faces.items() if way != "none")
+        stdout.print(f"faces: {ways or 'none'}")
+    units = {"subject": "subjects", "video": "videos", "frame": "pictures"}[bootstrap["by"]]
+    if bootstrap["n_units"] < 2:
+        stdout.print(f"no intervals: they take two {units} or more with scored frames")
+    else:
+        stdout.print(
+            f"95 % intervals: {bootstrap['n_resamples']:,} resamples of {bootstrap['n_units']:,} "
+            f"{units}"
+        )
+    stdout.print(f"scores, frames and pictures: {evaluation.out}", markup=False)
+
+
+def _in_digits(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _interval(found: list[float] | None) -> str:
+    return "" if found is None else f"{found[0]:.2f} to {found[1]:.2f}"
 
 
 @contextmanager

@@ -86,12 +86,17 @@ class Model:
         self.card = card
         self.device = torch.device(device)
 
-    @torch.inference_mode()
     def predict(self, crops: torch.Tensor) -> torch.Tensor:
         """Crops (N, 3, S, S), RGB, 0..255 → valence and arousal, float32 (N, 2) in [-1, 1]."""
+        return self.predict_with_features(crops)[0]
+
+    @torch.inference_mode()
+    def predict_with_features(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the features h (N, n_features) that they were read from, on the device."""
         if not len(crops):
-            return torch.empty((0, 2))
-        return self.net(self.card.crop.normalise(crops.to(self.device))).clamp(-1, 1).float().cpu()
+            return torch.empty((0, 2)), torch.empty((0, self.net.n_features))
+        features = self.net.encoder(self.card.crop.normalise(crops.to(self.device)))
+        return self.net.regressor(features).clamp(-1, 1).float().cpu(), features
 
 
 def save_model(

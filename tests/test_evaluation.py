@@ -1,0 +1,393 @@
+"""`vafer evaluate` as a user runs it, on small copies of each dataset, against plain NumPy."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from tests import trees
+from vafer import evaluation as module
+from vafer.cli import app
+from vafer.datasets.splits import SplitOptions
+from vafer.evaluation import evaluate
+from vafer.model import load_model
+from vafer.predicting import EvaluationProgress, Predictor
+
+runner = CliRunner()
+SMALL = (
+    *("crop.size=64", "iterations=50", "batch_size=8", "seeds=[0]", "data.border=4"),
+    *("optimiser.lr=3e-3", "critic=none", "model.dropout=0", "log_every=25"),
+)  # fmt: skip
+DATASETS: dict[str, tuple[str, str, Callable[..., trees.Labels]]] = {  # config, name, tree
+    "afew-va": ("afew_va", "afew-va", trees.afew_va),
+    "aff-wild": ("aff_wild", "aff-wild", trees.aff_wild),
+    "aff-wild2": ("affectnet", "aff-wild2", trees.aff_wild2),
+    "affectnet csv": ("affectnet", "affectnet", trees.affectnet_csv),
+    "affectnet npy": ("affectnet", "affectnet", trees.affectnet_npy),
+}
+
+
+def run(*arguments: object, code: int = 0) -> tuple[str, str]:
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+    return result.stdout, " ".join(result.stderr.split())
+
+
+def scores_in(folder: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"scores.json holds {constant}")
+
+    return json.loads((folder / "scores.json").read_text(), parse_constant=refuse)
+
+
+def plain_scores(label: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The four scores of two series (N,), each as the paper writes it."""
+    y, p = np.asarray(label, float), np.asarray(predicted, float)
+    found = {"rmse": np.mean((y - p) ** 2) ** 0.5, "sagr": np.mean(np.sign(y) == np.sign(p))}
+    if len(y) > 1 and np.ptp(y) and np.ptp(p):
+        covariance = np.mean(y * p) - np.mean(y) * np.mean(p)
+        found["pcc"] = covariance / (y.std() * p.std())
+        found["ccc"] = 2 * covariance / (y.var() + p.var() + (y.mean() - p.mean()) ** 2)
+    return found
+
+
+def check_scores(found: dict[str, Any], frames: list[tuple[tuple, tuple]]) -> None:
+    """Scores of one group against pairs of (valence, arousal), labels and predictions."""
+    for i, dimension in enumerate(("valence", "arousal")):
+        expected = plain_scores([f[0][i] for f in frames], [f[1][i] for f in frames])
+        for name in ("rmse", "sagr", "pcc", "ccc"):
+            value = found[dimension][name]
+            if name in expected:
+                assert value == pytest.approx(expected[name], abs=1e-6), (dimension, name)
+            else:
+                assert value is None
+
+
+@pytest.fixture(scope="module", params=DATASETS, ids=lambda name: name.replace(" ", "-"))
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, yunet: Path
+) -> tuple[str, Path, Path, trees.Labels]:
+    """A dataset's name, its root, a run of 50 iterations on it, and its labels."""
+    config, name, build = DATASETS[request.param]
+    folder = tmp_path_factory.mktemp("trained")
+    labels = build(folder / "data")
+    changes = [*SMALL, f"data.dataset={name}", f"data.root={folder / 'data'}", "data.n_folds=3",
+               f"data.cache={folder / 'crops'}", f"data.detector={yunet}"]  # fmt: skip
+    options = [word for change in changes for word in ("--set", change)]
+    run("train", "--config", config, *options, "--out", folder / "run", "--quiet")
+    return name, folder / "data", folder / "run", labels
+
+
+def test_a_model_is_trained_and_scored_on_each_layout(
+    trained: tuple[str, Path, Path, trees.Labels], yunet: Path, tmp_path: Path
+) -> None:
+    name, root, model, labels = trained
+    part = ("--fold", 0, "--n-folds", 3) if name == "afew-va" else ()
+    out = tmp_path / "scores"
+    shown, warned = run("evaluate", "--dataset", name, "--root", root, "--model", model, *part,
+                        "--detector", yunet, "--out", out)  # fmt: skip
+    assert "WARNING" not in warned
+    scores, frames = scores_in(out), pl.read_parquet(out / "frames.parquet")
+    assert frames.columns == ["video", "frame_index", "time_s", "valence_label", "arousal_label",
+                              "valence", "arousal"]  # fmt: skip
+    pairs: dict[str, list] = {}
+    for row in frames.iter_rows(named=True):
+        label = row["valence_label"], row["arousal_label"]
+        assert label == pytest.approx(labels[row["video"], row["frame_index"]], abs=1e-9)
+        if row["valence"] is not None:
+            pair = label, (row["valence"], row["arousal"])
+            pairs.setdefault(row["video"], []).append(pair)
+    n_pairs = sum(len(p) for p in pairs.values())
+    check_scores(scores["overall"], [pair for video in pairs.values() for pair in video])
+    assert scores["overall"]["n_labelled"] == len(frames)
+    assert scores["overall"]["n_scored"] == scores["overall"]["n_predicted"] == n_pairs
+    for entry in scores["per_video"]:
+        check_scores(entry, pairs[entry["video"]])
+    assert {e["video"] for e in scores["per_video"]} == (set() if name == "affectnet" else {*pairs})
+    written = {p.name for p in out.iterdir()}
+    assert {"predictions.png", "error_plane.png", "features.png"} <= written
+    assert ("traces-01.png" in written) == (name != "affectnet")
+    assert "parts" not in written
+    # What training says of the held-out part is what evaluation says: the same faces, in the same
+    # crops but for their compression.
+    (of_run,) = scores_in(model)["sets"].values()
+    assert of_run["n_faces"] == n_pairs
+    for dimension in ("valence", "arousal"):
+        assert scores["overall"][dimension]["rmse"] == pytest.approx(
+            of_run[dimension]["rmse"], abs=0.03
+        )
+        assert f"{scores['overall'][dimension]['rmse']:.3f}" in shown
+
+
+def test_predictions_are_those_of_the_faces_that_the_labels_mean(
+    untrained: Path, tmp_path: Path
+) -> None:
+    """By hand for one frame of a video: decode, align by the dataset's landmarks, predict."""
+    from vafer.crops import cut, warp
+
+    trees.aff_wild(tmp_path / "data", n_videos=2)
+    found = evaluate(
+        "aff-wild", root=tmp_path / "data", model=untrained, out=tmp_path / "out",
+        split=SplitOptions(split="all"),
+    )  # fmt: skip
+    labels = list(trees._curve(1, 25))
+    shot = trees.shoot(labels[7], size=(320, 240), person=1, frame=7)
+    five = np.stack(
+        [shot.points[36:42].mean(0), shot.points[42:48].mean(0), *shot.points[[30, 48, 54]]]
+    )
+    model = load_model(untrained)
+    matrix = model.card.crop.matrices(np.zeros((1, 4)), five[None])[0]
+    expected = model.predict(warp([cut(shot.picture, matrix, 64)], 64))[0]
+    row = found.frames.filter(video="106", frame_index=7).row(0, named=True)
+    assert row["time_s"] == pytest.approx(7 / 30, abs=1e-3)
+    # The network is untrained and steep: the video's compression moves its values a little.
+    assert (row["valence"], row["arousal"]) == pytest.approx(expected.tolist(), abs=0.1)
+    others = found.frames.filter(pl.col("video") == "105")["valence"]
+    assert others.n_unique() == len(others)
+
+
+@pytest.fixture
+def predicted(tmp_path: Path) -> tuple[Path, trees.Labels, dict[tuple[str, int], tuple]]:
+    """AFEW-VA, its labels, and predictions with gaps in a table of the least columns."""
+    labels = trees.afew_va(tmp_path / "data", n_actors=5, n_frames=9, with_pictures=False)
+    rng = np.random.default_rng(0)
+    values = {key: tuple(rng.uniform(-1, 1, 2).astype(np.float32).tolist()) for key in labels}
+    for frame in (0, 4, 5):
+        del values["002", frame]
+    values["003", 9] = (0.5, 0.5)  # a frame without a label
+    rng.shuffle(keys := list(values))  # they never meet by order
+    pl.DataFrame(
+        [(f"01/{video}", frame, *values[video, frame]) for video, frame in keys],
+        schema=["video", "frame_index", "valence", "arousal"],
+        orient="row",
+    ).write_parquet(tmp_path / "results.parquet")
+    return tmp_path, labels, values
+
+
+@pytest.mark.parametrize("missing", ["drop", "carry", "neutral"])
+def test_predictions_are_scored_and_what_is_missing_is_counted(
+    missing: str, predicted: tuple[Path, trees.Labels, dict]
+) -> None:
+    folder, labels, values = predicted
+    shown, _ = run("evaluate", "--dataset", "afew-va", "--root", folder / "data",
+                   "--predictions", folder / "results.parquet", "--missing", missing,
+                   "--out", folder / "out")  # fmt: skip
+    scores = scores_in(folder / "out")
+    pairs, last = [], None
+    for video, frame in sorted(labels):
+        last = values.get((video, frame), None if frame == 0 else last)
+        value = {"drop": values.get((video, frame)), "carry": last,
+                 "neutral": values.get((video, frame), (0.0, 0.0))}[missing]  # fmt: skip
+        if value is not None:
+            pairs.append((labels[video, frame], value))
+    assert len(pairs) == 90 - {"drop": 3, "carry": 1, "neutral": 0}[missing]
+    check_scores(scores["overall"], pairs)
+    overall = scores["overall"]
+    assert (overall["n_labelled"], overall["n_scored"], overall["n_missing"]) == (90, len(pairs), 3)
+    assert overall["missing"] == missing
+    assert "3 of them without a prediction" in shown
+    for entry in scores["per_subject"]:
+        assert entry["subject"] in {f"Actor {i}" for i in range(1, 6)}
+        assert entry["n_labelled"] == 18
+    low, high = overall["valence"]["ccc_ci"]
+    assert low <= overall["valence"]["ccc"] <= high
+    frames = pl.read_parquet(folder / "out" / "frames.parquet")
+    assert frames["valence"].null_count() == 3  # whatever they are scored with
+    assert scores["published"]["AlexNet"]["valence"]["ccc"] == 0.58
+
+
+def test_an_assignment_is_written_and_read_back(
+    predicted: tuple[Path, trees.Labels, dict],
+) -> None:
+    folder, *_ = predicted
+    common = ("evaluate", "--dataset", "afew-va", "--root", folder / "data", "--predictions",
+              folder / "results.parquet")  # fmt: skip
+    run(*common, "--fold", 2, "--out", folder / "a")
+    run(*common, "--fold", 2, "--out", folder / "b", "--assignment", folder / "a" / "split.json")
+    assert scores_in(folder / "a")["overall"] == scores_in(folder / "b")["overall"]
+    assert scores_in(folder / "a")["split"]["n_subjects"] == 1
+    leaky = json.loads((folder / "a" / "split.json").read_text())
+    leaky |= {"by": "video", "parts": {f"{i:03}": i % 2 for i in range(1, 11)}}
+    (folder / "leaky.json").write_text(json.dumps(leaky))
+    _, error = run(*common, "--fold", 0, "--assignment", folder / "leaky.json", code=2)
+    assert "Actor 3 and 2 more; expected each in one" in error
+
+
+def test_a_model_trained_on_who_is_scored_is_reported(
+    trained: tuple[str, Path, Path, trees.Labels], yunet: Path, tmp_path: Path
+) -> None:
+    name, root, model, _ = trained
+    part = ("--n-folds", 3) if name == "afew-va" else ("--split", "all")
+    _, warned = run("evaluate", "--dataset", name, "--root", root, "--model", model, *part,
+                    "--detector", yunet, "--out", tmp_path, "--quiet")  # fmt: skip
+    assert "WARNING: run was trained on" in warned
+    (text,) = scores_in(tmp_path)["provenance"]["trained_on"]
+    assert text in warned
+    if name == "afew-va":
+        assert "2 of the 3 subjects scored: Actor" in text
+
+
+def test_each_fold_is_scored_by_the_model_that_held_it_out(tmp_path: Path, yunet: Path) -> None:
+    trees.afew_va(tmp_path / "data", n_actors=2, clips_per_actor=3)
+    changes = [*SMALL, f"data.root={tmp_path / 'data'}", "data.n_folds=2", "iterations=5",
+               f"data.cache={tmp_path / 'crops'}"]  # fmt: skip
+    options = [word for change in changes for word in ("--set", change)]
+    for fold in (0, 1):
+        run("train", "--config", "afew_va", *options, "--set", f"data.fold={fold}",
+            "--out", tmp_path / "runs" / f"fold-{fold}", "--quiet")  # fmt: skip
+    common = ("evaluate", "--dataset", "afew-va", "--root", tmp_path / "data", "--n-folds", 2)
+    _, warned = run(*common, "--model", tmp_path / "runs", "--out", tmp_path / "pooled")
+    assert "WARNING" not in warned
+    pooled = pl.read_parquet(tmp_path / "pooled" / "frames.parquet")
+    assert pooled["valence"].null_count() == 0
+    for fold in (0, 1):
+        out = tmp_path / f"alone-{fold}"
+        run(*common, "--model", tmp_path / "runs" / f"fold-{fold}", "--fold", fold, "--out", out)
+        alone = pl.read_parquet(out / "frames.parquet")
+        joined = alone.join(pooled, on=["video", "frame_index"])
+        assert len(joined) == len(alone) == 12
+        assert (joined["valence"] - joined["valence_right"]).abs().max() < 1e-6
+    (tmp_path / "runs" / "fold-1" / "model.safetensors").unlink()
+    run(*common, "--model", tmp_path / "runs", "--out", tmp_path / "half", "--fold", 0)
+    (tmp_path / "runs" / "again").mkdir()
+    whole = (tmp_path / "runs" / "fold-0" / "model.safetensors").read_bytes()
+    (tmp_path / "runs" / "again" / "model.safetensors").write_bytes(whole)
+    _, error = run(*common, "--model", tmp_path / "runs", "--out", tmp_path / "none", code=2)
+    assert "both held out fold 0" in error
+
+
+def test_the_detector_finds_what_annotate_finds(
+    untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    """`--crops detector` scores what `vafer annotate` would write, sparse pictures and all."""
+    trees.aff_wild2(tmp_path / "data")
+    run("annotate", tmp_path / "data" / "cropped_aligned", "--out", tmp_path / "r.parquet",
+        "--model", untrained, "--detector", yunet, "--quiet")  # fmt: skip
+    common = ("evaluate", "--dataset", "aff-wild2", "--root", tmp_path / "data")
+    run(*common, "--predictions", tmp_path / "r.parquet", "--out", tmp_path / "a")
+    run(*common, "--model", untrained, "--crops", "detector", "--detector", yunet,
+        "--out", tmp_path / "b")  # fmt: skip
+    a, b = (pl.read_parquet(tmp_path / name / "frames.parquet") for name in "ab")
+    assert a.equals(b)
+    assert a.filter(pl.col("valence").is_null())["frame_index"].to_list() == [6, 6]
+    by_labels = tmp_path / "c"
+    run(*common, "--model", untrained, "--detector", yunet, "--out", by_labels)
+    both = a.join(pl.read_parquet(by_labels / "frames.parquet"), on=["video", "frame_index"])
+    apart = (both["valence"] - both["valence_right"]).abs()
+    assert apart.median() < 0.2  # the same frames, faces found a little otherwise
+
+
+def test_scores_of_something_else_are_not_replaced(
+    predicted: tuple[Path, trees.Labels, dict],
+) -> None:
+    folder, *_ = predicted
+    common = ("evaluate", "--dataset", "afew-va", "--root", folder / "data", "--predictions",
+              folder / "results.parquet", "--out", folder / "out")  # fmt: skip
+    run(*common)
+    before = (folder / "out" / "scores.json").read_bytes()
+    run(*common)
+    assert (folder / "out" / "scores.json").read_bytes() == before
+    _, error = run(*common, "--missing", "neutral", code=2)
+    assert "out: its scores are of missing drop, not neutral" in error
+    assert (folder / "out" / "scores.json").read_bytes() == before
+    run(*common, "--missing", "neutral", "--overwrite")
+    assert scores_in(folder / "out")["overall"]["missing"] == "neutral"
+    (folder / "out" / "scores.json").write_text("{}")
+    _, error = run(*common, code=2)
+    assert "was not written by vafer evaluate" in error
+
+
+def test_a_run_that_was_cut_off_goes_on(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees.afew_va(tmp_path / "data", n_actors=6, clips_per_actor=1)
+    work: list[int] = []
+    predict = Predictor._predict
+    monkeypatch.setattr(Predictor, "_predict", lambda *a: work.append(1) or predict(*a))
+
+    def stop(progress: EvaluationProgress) -> None:
+        if progress.n_done == 12:
+            raise KeyboardInterrupt
+
+    common: dict = {"root": tmp_path / "data", "model": untrained, "out": tmp_path / "out"}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("afew-va", **common, on_progress=stop)
+    assert not (tmp_path / "out" / "scores.json").exists()
+    done: list[EvaluationProgress] = []
+    evaluate("afew-va", **common, on_progress=done.append)
+    assert len(work) == 6  # clips, none twice
+    assert [p.n_done for p in done] == [0, 4, 8, 12, 16, 20, 24]
+    monkeypatch.undo()
+    again = evaluate("afew-va", root=tmp_path / "data", model=untrained, out=tmp_path / "other")
+    assert again.frames.equals(pl.read_parquet(tmp_path / "out" / "frames.parquet").with_columns(
+        again.frames["subject"]))  # fmt: skip
+
+
+def test_the_root_may_come_from_the_environment(
+    predicted: tuple[Path, trees.Labels, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, *_ = predicted
+    (folder / "data").rename(folder / "afew-va")
+    monkeypatch.setenv("VAFER_DATA", str(folder))
+    monkeypatch.chdir(folder)
+    shown, _ = run("evaluate", "--dataset", "afew-va", "--predictions", "results.parquet")
+    assert "evaluations/afew-va-all-results" in shown
+    assert (folder / "evaluations" / "afew-va-all-results" / "scores.json").is_file()
+
+
+def test_what_cannot_be_done_is_said_before_anything_is(
+    predicted: tuple[Path, trees.Labels, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, *_ = predicted
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(module, "predict", None)
+    trees.aff_wild(tmp_path / "wild", faces=())
+    trees.affectnet_csv(tmp_path / "net")
+    afew = ("--dataset", "afew-va", "--root", folder / "data")
+    table = ("--predictions", folder / "results.parquet")
+    for arguments, message in (
+        (("--dataset", "afew"), "dataset 'afew': expected one of afew-va, aff-wild"),
+        ((*afew, *table, "--model", "x"), "both --predictions and --model"),
+        ((*afew, *table, "--missing", "guess"), "--missing guess: expected drop or carry or"),
+        ((*afew, *table, "--crops", "mine"), "--crops mine: expected labels or detector"),
+        (
+            (*afew, *table, "--fold", 7),
+            "afew-va has no fold 7; expected --fold 0, 1, 2, 3, 4 or --split all",
+        ),
+        ((*afew, *table, "--fold", 1, "--split", "all"), "both a split and a fold"),
+        ((*afew, "--predictions", folder / "none.parquet"), "none.parquet: no such file"),
+        (afew, "10 of 10 clips have no pictures: 01/001"),
+        ((*afew, "--model", tmp_path), "no model.safetensors in this folder"),
+        (("--dataset", "affectnet", "--root", tmp_path / "net", "--fold", 0), "names no subjects"),
+        (("--dataset", "aff-wild", "--root", folder / "data"), "annotations/train/valence/"),
+    ):
+        _, error = run("evaluate", *arguments, "--out", tmp_path / "out", code=2)
+        assert message in error, error
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_detector_faces_are_cropped_by_the_box(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing need be downloaded to score a dataset; what that means is said."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for faces, ways in ((("bboxes",), {"box": 24}), ((), {"none": 24})):
+        root = tmp_path / f"wild-{len(faces)}"
+        trees.aff_wild(root, faces=faces, n_videos=2)
+        common = ("evaluate", "--dataset", "aff-wild", "--root", root, "--model", untrained)
+        out = tmp_path / f"out-{len(faces)}"
+        _, told = run(*common, "--split-fraction", 0.5, "--out", out)
+        assert "no face detector" in told
+        assert "--detector names one" in told
+        scores = scores_in(out)
+        n = sum(scores["provenance"]["faces"].values())
+        assert scores["provenance"]["faces"] == dict.fromkeys(ways, n)
+        assert scores["overall"]["n_scored"] == (n if faces else 0)
+        assert (scores["overall"]["valence"]["rmse"] is None) == (not faces)
+    _, error = run(*common, "--crops", "detector", "--out", tmp_path / "none", code=2)
+    assert "no face detector: none was named" in error
