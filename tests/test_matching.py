@@ -24,10 +24,10 @@ from vafer.matching import (
     join,
     match_videos,
     predictions_for,
-    read_predictions,
     scored_values,
 )
 from vafer.output import Output
+from vafer.predictions import read_predictions
 from vafer.table import TableWriter, read_batches, to_batch
 
 Key = tuple[str, int]

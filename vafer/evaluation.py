@@ -24,11 +24,12 @@ from vafer.datasets.published import PUBLISHED
 from vafer.datasets.splits import Selection, SplitOptions, select
 from vafer.errors import UsageError, display_path
 from vafer.folds import model_files, shares, trained_on
-from vafer.matching import MISSING, join, predictions_for, read_predictions, scored_values
+from vafer.matching import MISSING, join, predictions_for, scored_values
 from vafer.model import read_card
 from vafer.options import BATCH_SIZE
 from vafer.plots import plot_error_plane, plot_features, plot_predictions, plot_traces
 from vafer.predicting import PARTS, EvaluationProgress, Means, predict
+from vafer.predictions import read_predictions
 from vafer.scoring import score
 from vafer.store import sha256
 from vafer.table import output_errors

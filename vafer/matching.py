@@ -5,107 +5,21 @@ They meet by recording and frame index, never by order or time.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
 
 import polars as pl
 
 from vafer.datasets.aff_wild2 import SIDE
-from vafer.datasets.labels import BOX, Dataset, reading, some
-from vafer.errors import UsageError, display_path
-from vafer.parts import whole_parts
+from vafer.datasets.labels import BOX, Dataset, some
+from vafer.errors import UsageError
 from vafer.pictures import PICTURE_SUFFIXES
 from vafer.probe import VIDEO_SUFFIXES
 
 MISSING = ("drop", "carry", "neutral")
 KEY = ("video", "frame_index")
-_NEEDED = {
-    "video": pl.String,
-    "frame_index": pl.Int32,
-    "valence": pl.Float32,
-    "arousal": pl.Float32,
-}
-_OPTIONAL = {"face_index": pl.Int32, "track_id": pl.Int32,
-             **dict.fromkeys(BOX, pl.Float32)}  # fmt: skip
+ROWS_AT_ONCE = 1_000_000
 _GIVEN = {name: f"{name}_given" for name in BOX}
 _PLACED = {"video": pl.String, "frame_index": pl.Int32, "number": pl.Int32}
-
-
-def read_predictions(path: Path) -> pl.DataFrame:
-    """A results table, or any Parquet or CSV file with the columns video, frame_index, valence,
-    arousal: one row a face, or a frame.
-
-    Without a column time_s frame indices are those of the labels; with one that is null for all of
-    a recording it is a folder of pictures, and they are places in it. Values that are not finite
-    count as none. Raises UsageError.
-    """
-    shown = display_path(path)
-    try:
-        lazy = _scan(path)
-        columns = lazy.collect_schema().names()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        found = "no such file" if not path.exists() else str(error).splitlines()[0]
-        raise UsageError(
-            f"{shown} cannot be read: {found}; expected what `vafer annotate` wrote, or another "
-            "Parquet or CSV file"
-        ) from error
-    missing = [name for name in _NEEDED if name not in columns]
-    if missing:
-        raise UsageError(
-            f"{shown} lacks the columns {', '.join(missing)}; found "
-            f"{', '.join(columns) or 'none'}. Expected at least {', '.join(_NEEDED)}: rename or "
-            "add them"
-        )
-    table = _typed(lazy, columns, shown)
-    is_value = pl.col("valence").is_finite() & pl.col("arousal").is_finite()
-    return table.with_columns(
-        *(pl.when(is_value).then(pl.col(name)).alias(name) for name in ("valence", "arousal")),
-        *(pl.lit(None, kind).alias(n) for n, kind in _OPTIONAL.items() if n not in columns),
-    )
-
-
-def _scan(path: Path) -> pl.LazyFrame:
-    with reading():
-        str(path).encode()  # polars takes no other names
-        is_folder = path.is_dir()
-    if not is_folder:
-        if path.suffix.lower() == ".csv":
-            # Clips are called 001, which is no number.
-            names = {"video": pl.String}
-            return pl.scan_csv(path, infer_schema_length=None, schema_overrides=names, glob=False)
-        return pl.scan_parquet(path, glob=False)
-    files = [part for part, _ in whole_parts(path)]
-    if not files:
-        raise UsageError(
-            f"{display_path(path)} is a folder and holds no table that `vafer annotate` wrote; "
-            "expected its --out. Name that, or another Parquet or CSV file"
-        )
-    return pl.scan_parquet(files, glob=False)
-
-
-def _typed(lazy: pl.LazyFrame, columns: Sequence[str], shown: str) -> pl.DataFrame:
-    """The columns that are known, as what they are. Raises UsageError."""
-    known: dict[str, Any] = _NEEDED | {"time_s": pl.Float64} | _OPTIONAL
-    kinds = {name: kind for name, kind in known.items() if name in columns}
-    kinds["frame_index"] = pl.Float64  # a cast to whole numbers would cut 3.7 to 3
-    try:
-        table = lazy.select(pl.col(name).cast(kind) for name, kind in kinds.items()).collect()
-    except pl.exceptions.PolarsError as error:
-        raise UsageError(
-            f"{shown}: {str(error).splitlines()[0]}; expected text in video, and numbers or "
-            "nothing in the others. Correct them"
-        ) from error
-    index = pl.col("frame_index")
-    is_index = index.is_between(0, pl.Int32.max()) & (index == index.floor())
-    is_row = pl.col("video").is_not_null() & is_index.fill_null(False)
-    unfit = table.filter(~is_row).head(1)
-    if len(unfit):
-        raise UsageError(
-            f"{shown}: found a row with video {unfit['video'][0]!r} and frame_index "
-            f"{unfit['frame_index'][0]}; expected a name, and a whole number from 0 on. Correct "
-            "such rows, or leave them out"
-        )
-    return table.with_columns(index.cast(pl.Int32))
 
 
 def match_videos(
@@ -191,11 +105,30 @@ def predictions_for(
         },
         schema_overrides={"wants_left": pl.Boolean},
     )
-    faces = pairs.join(table, on="video", maintain_order="left_right").drop("video")
-    faces = _numbered_as_labels(dataset, faces.rename({"label": "video"}))
+    return pl.concat(
+        _faces_meant(
+            dataset,
+            labels.filter(pl.col("video").is_in(some_pairs["label"].implode())),
+            some_pairs.join(table, on="video", maintain_order="left_right"),
+        )
+        for some_pairs in _in_groups(pairs, table)
+    )
+
+
+def _in_groups(pairs: pl.DataFrame, table: pl.DataFrame) -> list[pl.DataFrame]:
+    """Recordings in groups of about ROWS_AT_ONCE predictions, which bounds the memory."""
+    counts = table.group_by("video").agg(n=pl.len())
+    before = pl.col("n").cum_sum() - pl.col("n")
+    grouped = pairs.join(counts, on="video", how="left", maintain_order="left").with_columns(
+        group=before // ROWS_AT_ONCE
+    )
+    return [part.drop("n", "group") for part in grouped.partition_by("group", maintain_order=True)]
+
+
+def _faces_meant(dataset: Dataset, labels: pl.DataFrame, faces: pl.DataFrame) -> pl.DataFrame:
+    faces = _numbered_as_labels(dataset, faces.drop("video").rename({"label": "video"}))
     _refuse_twice(faces)
-    time = pl.col("time_s") if "time_s" in faces.columns else pl.lit(None, pl.Float64)
-    times = faces.group_by(KEY).agg(time.first().alias("time_s"))
+    times = faces.group_by(KEY).agg(pl.col("time_s").first())
     return times.join(_meant(labels, faces), on=KEY, how="left").sort(KEY)
 
 
@@ -206,9 +139,12 @@ def _wants_left(video: str, predicted: str) -> bool | None:
 
 
 def _numbered_as_labels(dataset: Dataset, faces: pl.DataFrame) -> pl.DataFrame:
-    """Frame indices of a folder of pictures are places in it → those of the labels."""
+    """Frame indices of a folder of pictures are places in it → those of the labels.
+
+    A table without times has such indices, and gets a column of none.
+    """
     if "time_s" not in faces.columns:
-        return faces
+        return faces.with_columns(time_s=pl.lit(None, pl.Float64))
     numbers = pl.concat([pl.DataFrame(schema=_PLACED), *_places(dataset, faces)])
     placed = faces.join(numbers, on=KEY, how="left", maintain_order="left")
     return placed.with_columns(pl.coalesce("number", "frame_index").alias("frame_index")).drop(
@@ -302,8 +238,10 @@ def _other_person(faces: pl.DataFrame) -> pl.DataFrame:
 
 def join(labels: pl.DataFrame, predictions: pl.DataFrame) -> pl.DataFrame:
     """Located labels and one prediction a frame → rows of `frames.parquet`, and the subject."""
-    renamed = labels.rename({"valence": "valence_label", "arousal": "arousal_label"})
-    return renamed.join(predictions, on=KEY, how="left", maintain_order="left").select(
+    renamed = {"valence": "valence_label", "arousal": "arousal_label"}
+    labelled = labels.select(*KEY, *renamed, "subject").rename(renamed)
+    predicted = predictions.select(*KEY, "time_s", "valence", "arousal")
+    return labelled.join(predicted, on=KEY, how="left", maintain_order="left").select(
         *KEY, "time_s", "valence_label", "arousal_label", "valence", "arousal", "subject"
     )
 

@@ -17,8 +17,9 @@ from vafer.datasets.labels import Dataset
 from vafer.errors import UsageError
 from vafer.faces import Detector
 from vafer.labelled import FaceFinder, digest_of, hints, pictures, without_detector
-from vafer.matching import KEY, predictions_for, read_predictions
+from vafer.matching import KEY, predictions_for
 from vafer.model import Model, load_model
+from vafer.predictions import read_predictions
 from vafer.store import find_detector, sha256
 from vafer.table import output_errors
 
