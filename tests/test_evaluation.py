@@ -15,6 +15,7 @@ from vafer import evaluation as module
 from vafer.cli import app
 from vafer.datasets.splits import SplitOptions
 from vafer.evaluation import evaluate
+from vafer.lock import own_folder
 from vafer.model import load_model
 from vafer.predicting import EvaluationProgress, Predictor
 
@@ -83,6 +84,20 @@ def trained(
     return name, folder / "data", folder / "run", labels
 
 
+def held_out(name: str, labels: trees.Labels, out: Path) -> list[tuple[str, int]]:
+    """The keys of the labels that are to be scored, by what the tree made of them."""
+    parts = {} if name[:4] == "affe" else dict.fromkeys(("video4", "video5"), "validation")
+    if name in ("afew-va", "aff-wild"):
+        parts = json.loads((out / "split.json").read_text())["parts"]
+
+    def is_held_out(video: str) -> bool:
+        if name == "afew-va":  # clips are of three actors in turn
+            return parts[f"Actor {(int(video) - 1) % 3 + 1}"] == 0
+        return parts.get(video) == "validation" or "validation" in video or "val_set" in video
+
+    return sorted(key for key in labels if is_held_out(key[0]))
+
+
 def test_a_model_is_trained_and_scored_on_each_layout(
     trained: tuple[str, Path, Path, trees.Labels], yunet: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +117,7 @@ def test_a_model_is_trained_and_scored_on_each_layout(
         if row["valence"] is not None:
             pair = label, (row["valence"], row["arousal"])
             pairs.setdefault(row["video"], []).append(pair)
+    assert sorted(frames.select("video", "frame_index").rows()) == held_out(name, labels, out)
     n_pairs = sum(len(p) for p in pairs.values())
     check_scores(scores["overall"], [pair for video in pairs.values() for pair in video])
     assert scores["overall"]["n_labelled"] == len(frames)
@@ -112,6 +128,8 @@ def test_a_model_is_trained_and_scored_on_each_layout(
     written = {p.name for p in out.iterdir()}
     assert {"predictions.png", "error_plane.png", "features.png"} <= written
     assert ("traces-01.png" in written) == (name != "affectnet")
+    if name in ("afew-va", "aff-wild"):  # the others come in official sets
+        assert (out / "split.json").read_text() == (model / "split.json").read_text()
     assert "parts" not in written
     # What training says of the held-out part is what evaluation says: the same faces, in the same
     # crops but for their compression.
@@ -282,6 +300,105 @@ def test_the_detector_finds_what_annotate_finds(
     assert apart.median() < 0.2  # the same frames, faces found a little otherwise
 
 
+def test_two_people_of_one_folder_are_scored_each(untrained: Path, tmp_path: Path) -> None:
+    labels = trees.aff_wild2(tmp_path / "data", sides=True)
+    out = tmp_path / "out"
+    _, told = run("evaluate", "--dataset", "aff-wild2", "--root", tmp_path / "data",
+                  "--model", untrained, "--out", out)  # fmt: skip
+    assert "video5" in told
+    assert "Whom a picture shows is not known" in told
+    frames = pl.read_parquet(out / "frames.parquet")
+    expected = sorted(key for key in labels if key[0][:6] in ("video4", "video5"))
+    assert sorted(frames.select("video", "frame_index").rows()) == expected
+    by_side = frames.filter(pl.col("video").str.starts_with("video5_"))
+    assert by_side.group_by("video").agg(pl.col("valence").count()).sort("video").rows() == [
+        ("video5_left", 17), ("video5_right", 17),
+    ]  # fmt: skip
+
+
+def test_frames_read_back_give_the_same_scores(untrained: Path, tmp_path: Path) -> None:
+    """Frame indices of frames.parquet are the labels', though pictures are missing."""
+    trees.aff_wild2(tmp_path / "data")
+    common = ("evaluate", "--dataset", "aff-wild2", "--root", tmp_path / "data")
+    run(*common, "--model", untrained, "--out", tmp_path / "a")
+    run(*common, "--predictions", tmp_path / "a" / "frames.parquet", "--out", tmp_path / "b")
+    assert scores_in(tmp_path / "a")["overall"] == scores_in(tmp_path / "b")["overall"]
+
+
+def test_an_overwritten_folder_holds_nothing_of_before(
+    untrained: Path, shared: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees.afew_va(tmp_path / "data", n_actors=5, clips_per_actor=1)
+    trees.affectnet_csv(tmp_path / "other")
+    out = tmp_path / "out"
+    afew = ("evaluate", "--dataset", "afew-va", "--root", tmp_path / "data", "--out", out)
+    by_detector = (*afew, "--model", untrained, "--crops", "detector")
+    other = shared / "models" / "scrfd_500m.onnx"
+    run(*by_detector, "--detector", yunet)
+    assert not (out / "features.png").exists()
+    before = scores_in(out)["provenance"]["inputs"]["detector_sha256"]
+    _, error = run(*by_detector, "--detector", other, code=2)
+    assert "holds scores already: detector_sha256 was" in error
+    with monkeypatch.context() as patch:
+
+        def stop(*arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(module, "plot_traces", stop)
+        run(*by_detector, "--detector", other, "--overwrite", code=130)
+        assert not (out / "scores.json").exists()  # rather than beside other frames
+    run(*by_detector, "--detector", other, "--overwrite")
+    assert scores_in(out)["provenance"]["inputs"]["detector_sha256"] != before
+    run(*afew, "--model", untrained, "--overwrite")
+    assert (out / "features.png").exists()
+    frames = tmp_path / "frames.parquet"
+    frames.write_bytes((out / "frames.parquet").read_bytes())
+    run(*afew, "--predictions", frames, "--overwrite")
+    assert {p.name for p in out.iterdir()} == {
+        "scores.json", "frames.parquet", "split.json", "traces-01.png", "predictions.png",
+        "error_plane.png",
+    }  # fmt: skip
+    run("evaluate", "--dataset", "affectnet", "--root", tmp_path / "other", "--model", untrained,
+        "--out", out, "--overwrite")  # fmt: skip
+    assert {p.name for p in out.iterdir()} == {
+        "scores.json", "frames.parquet", "predictions.png", "error_plane.png", "features.png",
+    }  # fmt: skip
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_scored(
+    untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    trees.afew_va(tmp_path / "data", n_actors=5, clips_per_actor=1)
+    picture = tmp_path / "data" / "01" / "002" / "00001.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    common = ("evaluate", "--dataset", "afew-va", "--root", tmp_path / "data", "--model", untrained,
+              "--quiet")  # fmt: skip
+    _, told = run(*common, "--out", tmp_path / "a", code=1)
+    assert "01/002: 1 labelled frames cannot be read" in told
+    assert scores_in(tmp_path / "a")["overall"]["n_scored"] == 19
+    assert scores_in(tmp_path / "a")["provenance"]["faces"]["unreadable"] == 1
+    _, told = run(*common, "--crops", "detector", "--detector", yunet, "--out", tmp_path / "b",
+                  code=1)  # fmt: skip
+    assert "partial: " in told
+    trees.affectnet_csv(tmp_path / "net")
+    (tmp_path / "net" / "Manually_Annotated_Images" / "1" / "validation3.jpg").write_bytes(b"no")
+    _, told = run("evaluate", "--dataset", "affectnet", "--root", tmp_path / "net", "--model",
+                  untrained, "--out", tmp_path / "c", code=1)  # fmt: skip
+    assert "1 pictures cannot be read: 1/validation3.jpg" in told
+
+
+def test_two_runs_do_not_write_to_one_folder(
+    predicted: tuple[Path, trees.Labels, dict],
+) -> None:
+    folder, *_ = predicted
+    with own_folder(folder / "out"):
+        _, error = run("evaluate", "--dataset", "afew-va", "--root", folder / "data",
+                       "--predictions", folder / "results.parquet", "--out", folder / "out",
+                       code=2)  # fmt: skip
+    assert "out is being written by another run" in error
+    assert not (folder / "out").exists()
+
+
 def test_scores_of_something_else_are_not_replaced(
     predicted: tuple[Path, trees.Labels, dict],
 ) -> None:
@@ -293,7 +410,7 @@ def test_scores_of_something_else_are_not_replaced(
     run(*common)
     assert (folder / "out" / "scores.json").read_bytes() == before
     _, error = run(*common, "--missing", "neutral", code=2)
-    assert "out: its scores are of missing drop, not neutral" in error
+    assert "out holds scores already: missing was drop, is neutral now" in error
     assert (folder / "out" / "scores.json").read_bytes() == before
     run(*common, "--missing", "neutral", "--overwrite")
     assert scores_in(folder / "out")["overall"]["missing"] == "neutral"
@@ -324,8 +441,7 @@ def test_a_run_that_was_cut_off_goes_on(
     assert [p.n_done for p in done] == [0, 4, 8, 12, 16, 20, 24]
     monkeypatch.undo()
     again = evaluate("afew-va", root=tmp_path / "data", model=untrained, out=tmp_path / "other")
-    assert again.frames.equals(pl.read_parquet(tmp_path / "out" / "frames.parquet").with_columns(
-        again.frames["subject"]))  # fmt: skip
+    assert again.frames.equals(pl.read_parquet(tmp_path / "out" / "frames.parquet"))
 
 
 def test_the_root_may_come_from_the_environment(
@@ -360,7 +476,7 @@ def test_what_cannot_be_done_is_said_before_anything_is(
             "afew-va has no fold 7; expected --fold 0, 1, 2, 3, 4 or --split all",
         ),
         ((*afew, *table, "--fold", 1, "--split", "all"), "both a split and a fold"),
-        ((*afew, "--predictions", folder / "none.parquet"), "none.parquet: no such file"),
+        ((*afew, "--predictions", folder / "none.parquet"), "none.parquet: found no such file"),
         (afew, "10 of 10 clips have no pictures: 01/001"),
         ((*afew, "--model", tmp_path), "no model.safetensors in this folder"),
         (("--dataset", "affectnet", "--root", tmp_path / "net", "--fold", 0), "names no subjects"),
@@ -376,7 +492,7 @@ def test_without_a_detector_faces_are_cropped_by_the_box(
 ) -> None:
     """Nothing need be downloaded to score a dataset; what that means is said."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for faces, ways in ((("bboxes",), {"box": 24}), ((), {"none": 24})):
+    for faces, ways in ((("bboxes",), {"box": 24}), ((), {"no face": 24})):
         root = tmp_path / f"wild-{len(faces)}"
         trees.aff_wild(root, faces=faces, n_videos=2)
         common = ("evaluate", "--dataset", "aff-wild", "--root", root, "--model", untrained)

@@ -462,13 +462,14 @@ class TestDigest:
         assert digest == digest_of(dataset(root, "pictures"), self.ROWS.clone())
         pieces = pl.concat([self.ROWS[:1], self.ROWS[1:]], rechunk=False)
         assert digest == digest_of(dataset(root, "images"), pieces)
-        labels = self.ROWS.with_columns(valence=0.5, subject=pl.lit("x"), video=pl.lit("w"))
+        labels = self.ROWS.with_columns(valence=0.5, subject=pl.lit("x"))
         assert digest == digest_of(dataset(root, "images"), labels)
 
     @pytest.mark.parametrize(
         "change",
         [
             lambda rows: rows.with_columns(pl.col("frame_index") + 1),
+            lambda rows: rows.with_columns(pl.col("video") + "_left"),
             lambda rows: rows.with_columns(path=pl.col("path").replace("a", "c")),
             lambda rows: rows.with_columns(path=pl.lit(None, pl.String)),
             *(lambda rows, name=name: rows.with_columns(pl.col(name) + 0.5) for name in BOX),

@@ -113,8 +113,8 @@ class TestReading:
         written = pl.DataFrame(pl.concat(map(pl.DataFrame, read_batches(path))))
         found = read_predictions(path)
         assert found.equals(written.select(found.columns).cast(found.schema))
-        assert {*found.columns} == {*KEY, "time_s", "valence", "arousal", "face_index", "track_id",
-                                    *BOX}  # fmt: skip
+        faces = {"face_index", "track_id", *BOX}
+        assert {*found.columns} == {*KEY, "pts", "time_s", "valence", "arousal", *faces}
 
     def test_a_folder_that_annotate_wrote(self, tmp_path: Path) -> None:
         """Names that look like patterns are names, and files of others are left alone."""
@@ -130,8 +130,9 @@ class TestReading:
     def test_four_columns_are_enough(self, tmp_path: Path, name: str) -> None:
         found = read_predictions(table(tmp_path, [row("x", 3, 0.25)], name))
         assert found.row(0, named=True) == {
-            **row("x", 3, 0.25), "face_index": None, "track_id": None, **dict.fromkeys(BOX)
-        }  # fmt: skip
+            **row("x", 3, 0.25),
+            **dict.fromkeys(("time_s", "face_index", "track_id", *BOX)),
+        }
 
     def test_a_csv_file(self, tmp_path: Path) -> None:
         path = tmp_path / "P[1].CSV"
@@ -187,7 +188,7 @@ class TestReading:
     def test_a_folder_without_a_table(self, tmp_path: Path) -> None:
         (tmp_path / "results").mkdir()
         table(tmp_path / "results", [row("x", 0, 0.5)])
-        refused(tmp_path / "results", "holds no table that `vafer annotate` wrote", "--out")
+        refused(tmp_path / "results", "found a folder without a table of vafer in it", "--out")
 
     @pytest.mark.parametrize(
         ("column", "value", "found"),
@@ -339,14 +340,14 @@ class TestFrames:
         assert found.select("frame_index", "time_s").rows() == [(0, 0.0), (1, 0.1), (2, 0.2)]
 
     def test_a_folder_of_sparse_pictures(self, tmp_path: Path) -> None:
-        """Without times, as annotate writes it, an index is a place in the folder."""
+        """Without timestamps, as annotate writes it, an index is a place in the folder."""
         wanted = dataset(
             {"x": [*range(30)], "y": [0, 1, 2]},
             {"x": "cropped_aligned/x", "y": "videos/y.mp4"},
             {"x": [3, 4, 8, 19]},
         )
-        rows = [row("cropped_aligned/x", place, place / 10, time_s=None) for place in (3, 0, 2)]
-        rows += [row("videos/y.mp4", i, i / 10, time_s=float(i)) for i in range(2)]
+        rows = [row("cropped_aligned/x", place, place / 10, pts=None) for place in (3, 0, 2)]
+        rows += [row("videos/y.mp4", i, i / 10, pts=i) for i in range(2)]
         found = predicted(wanted, table(tmp_path, rows))
         assert found == {("x", 3): 0.0, ("x", 8): 0.2, ("x", 19): 0.3, ("y", 0): 0.0, ("y", 1): 0.1}
 
@@ -360,25 +361,26 @@ class TestFrames:
         assert found["valence"].to_list() == [frame(i, 1).values[0, 0] for i in range(3)]
         assert found["time_s"].to_list() == [None] * 3
 
-    def test_without_times_indices_are_of_labels(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("more", [{}, {"time_s": None}], ids=["no column", "no times"])
+    def test_without_timestamps_indices_are_of_labels(self, tmp_path: Path, more: dict) -> None:
         wanted = dataset({"x": [0, 1, 2]}, numbers={"x": [5, 6, 7]})
-        rows = [row("x", i, i / 10) for i in range(3)]
+        rows = [row("x", i, i / 10, **more) for i in range(3)]
         assert [*predicted(wanted, table(tmp_path, rows))] == [("x", 0), ("x", 1), ("x", 2)]
 
     def test_a_time_that_is_missing_makes_no_folder(self, tmp_path: Path) -> None:
         wanted = dataset({"x": [0, 1]}, numbers={"x": [5, 6]})
-        rows = [row("x", i, 0.5, time_s=time_s) for i, time_s in enumerate([0.0, None])]
+        rows = [row("x", i, 0.5, pts=pts) for i, pts in enumerate([0, None])]
         assert [*predicted(wanted, table(tmp_path, rows))] == [("x", 0), ("x", 1)]
 
     def test_a_folder_that_is_another_now(self, tmp_path: Path) -> None:
         wanted = dataset({"x": [0]}, numbers={"x": [0, 1]})
-        path = table(tmp_path, [row("x", i, 0.5, time_s=None) for i in range(3)])
+        path = table(tmp_path, [row("x", i, 0.5, pts=None) for i in range(3)])
         with pytest.raises(UsageError, match=r"x go up to picture 2.* holds 2\. Predict it again"):
             predicted(wanted, path)
 
     def test_pictures_of_two_people(self, tmp_path: Path) -> None:
         wanted = dataset({"x_left": [5], "x_right": [7]}, numbers={"x_left": [5], "x_right": [7]})
-        found = predicted(wanted, table(tmp_path, [row("x", 0, 0.5, time_s=None)]))
+        found = predicted(wanted, table(tmp_path, [row("x", 0, 0.5, pts=None)]))
         assert found == {("x_left", 5): 0.5, ("x_right", 7): 0.5}
 
     @pytest.mark.parametrize(

@@ -21,9 +21,6 @@ from vafer.crops import GREY_WEIGHTS, CropSpec, Patch, cut, warp
 from vafer.datasets.labels import Dataset
 from vafer.errors import UsageError
 from vafer.labelled import (
-    AROUND_BOX,
-    DETECTION_SIDE,
-    SURROUNDINGS,
     FaceFinder,
     digest_of,
     hints,
@@ -134,10 +131,7 @@ def cached_crops(
     picture cannot be decoded.
     """
     spec = finder.crop
-    of_spec = {k: v for k, v in spec.to_dict().items() if k not in ("mean", "std")}
-    detector = finder.detector.sha256 if finder.detector else None
-    key = json.dumps([of_spec, detector, finder.is_cropped, [p.digest for p in parts],
-                      JPEG_QUALITY, DETECTION_SIDE, SURROUNDINGS, AROUND_BOX])  # fmt: skip
+    key = json.dumps([finder.key, [part.digest for part in parts], JPEG_QUALITY])
     folder = cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     total, done = sum(part.n for part in parts), 0

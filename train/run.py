@@ -6,11 +6,9 @@
 Several seeds have such a folder each, `seed-<n>`, and one scores.json over all.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from train.steps import Players
 from train.stop import Clock, stop_asked
 from vafer.datasets.splits import hash_name
 from vafer.errors import UsageError
+from vafer.lock import own_folder
 from vafer.metrics import DIMENSIONS
 from vafer.model import ModelCard, save_model
 from vafer.plots import plot_features, plot_predictions
@@ -145,30 +144,14 @@ def _own_folder(
 
     Raises UsageError where it holds a run already, or one of another config, or another one writes.
     """
-    handle: list[int] = []
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with ExitStack() as stack:
 
-    def open_it() -> None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            handle.append(os.open(out, os.O_RDONLY))
-            fcntl.flock(handle[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{out} is being written by another run: wait, or stop it") from error
-        except OSError as error:
-            raise UsageError(f"{out} cannot be made the run folder: {error}") from error
-        _check_folder(config, out, on_notice, resume=resume)
+        def open_it() -> None:
+            stack.enter_context(own_folder(out))
+            _check_folder(config, out, on_notice, resume=resume)
 
-    try:
         team.led(open_it)
         yield
-    finally:
-        for descriptor in handle:
-            os.close(descriptor)
-            for folder in missing:
-                if any(folder.iterdir()):
-                    break
-                folder.rmdir()
 
 
 def _notices(

@@ -253,8 +253,9 @@ def evaluate(
 ) -> None:
     """Score a model, or predictions, against a dataset: RMSE, SAGR, PCC, CCC with 95 % intervals.
 
-    Writes scores.json, frames.parquet and pictures. Exit code 0: done; 2: nothing was done; 130:
-    interrupted, and the same command goes on.
+    Writes scores.json, frames.parquet and pictures. Exit code 0: done; 1: some recordings or
+    pictures could not be read, the rest is scored; 2: nothing was done; 130: interrupted, and the
+    same command goes on.
     """
     with _errors_shown(interrupted="what is predicted is kept: the same command goes on"):
         from vafer.datasets.splits import SplitOptions
@@ -294,6 +295,8 @@ def evaluate(
         console.show_warnings(evaluation)
         if not quiet:
             console.show_evaluation(evaluation)
+        if evaluation.scores["provenance"]["problems"]:
+            raise typer.Exit(EXIT_SOME_FAILED)
 
 
 @app.command()

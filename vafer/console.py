@@ -138,7 +138,10 @@ def evaluation_display(*, quiet: bool) -> Iterator[Callable[["EvaluationProgress
 
 def show_warnings(evaluation: "Evaluation") -> None:
     """Print on stderr what a reader of the scores must not overlook."""
-    for text in evaluation.scores["provenance"]["trained_on"]:
+    provenance = evaluation.scores["provenance"]
+    for text in provenance["problems"]:
+        stderr.print(_printable(text), markup=False)
+    for text in provenance["trained_on"]:
         stderr.print(f"WARNING: {_printable(text)}", style="bold red", markup=False)
 
 
@@ -171,8 +174,7 @@ def show_evaluation(evaluation: "Evaluation") -> None:
         stdout.print(f"{n_missing:,} of them without a prediction: {how[overall['missing']]}")
     faces = scores["provenance"]["faces"]
     if faces:
-        ways = ", ".join(f"{count:,} by {way}" for way, count in faces.items() if way != "none")
-        stdout.print(f"faces: {ways or 'none'}")
+        stdout.print(f"faces: {', '.join(f'{n:,} {_way(way)}' for way, n in faces.items())}")
     units = {"subject": "subjects", "video": "videos", "frame": "pictures"}[bootstrap["by"]]
     if bootstrap["n_units"] < 2:
         stdout.print(f"no intervals: they take two {units} or more with scored frames")
@@ -182,6 +184,18 @@ def show_evaluation(evaluation: "Evaluation") -> None:
             f"{units}"
         )
     stdout.print(f"scores, frames and pictures: {evaluation.out}", markup=False)
+
+
+def _way(way: str) -> str:
+    """How a face was found, or why not, in words."""
+    return {
+        "landmarks": "by the dataset's landmarks",
+        "detector": "by the detector",
+        "box": "by the dataset's box, not aligned",
+        "picture": "as the whole picture, not aligned",
+        "no face": "not found",
+        "no picture": "without a picture",
+    }.get(way, way)
 
 
 def _in_digits(value: float | None) -> str:

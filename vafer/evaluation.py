@@ -7,8 +7,7 @@ features.png
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,18 +23,22 @@ from vafer.datasets.published import PUBLISHED
 from vafer.datasets.splits import Selection, SplitOptions, select
 from vafer.errors import UsageError, display_path
 from vafer.folds import model_files, shares, trained_on
+from vafer.lock import own_folder
 from vafer.matching import MISSING, join, predictions_for, scored_values
 from vafer.model import read_card
 from vafer.options import BATCH_SIZE
+from vafer.output import differences
 from vafer.plots import plot_error_plane, plot_features, plot_predictions, plot_traces
-from vafer.predicting import PARTS, EvaluationProgress, Means, predict
-from vafer.predictions import read_predictions
+from vafer.predicting import EvaluationProgress, Means, Predicted, detector_for, predict
+from vafer.predictions import prediction_files, read_predictions
 from vafer.scoring import score
 from vafer.store import sha256
 from vafer.table import output_errors
 
 CROPS = ("labels", "detector")
 SCORES, FRAMES, SPLIT = "scores.json", "frames.parquet", "split.json"
+PICTURES = ("predictions.png", "error_plane.png", "features.png")
+PARTS = "parts"  # what is predicted so far, until the scores are there
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,42 +86,82 @@ def evaluate(
     _check_choice("--missing", missing, MISSING)
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: expected 1 or more")
-    opened = open_dataset(dataset, None if root is None else Path(root), on_notice=on_notice)
-    selection = select(opened, split or SplitOptions())
+    options = split or SplitOptions()
     given = None if predictions is None else Path(predictions)
     models = () if given is not None else model_files(model)
-    inputs = _inputs(opened, selection, given, models, crops, missing)
-    folder = Path(out) if out is not None else _default_out(opened, selection, given, models)
-    differing = _difference(folder, inputs)
-    if differing and not overwrite:
-        raise UsageError(f"{display_path(folder)}: {differing}. Give another --out, or --overwrite")
+    files = () if given is None else prediction_files(given)
+    torch_device = choose_device(device)
 
+    opened = open_dataset(dataset, None if root is None else Path(root), on_notice=on_notice)
+    selection = select(opened, options)
+    for notice in _unused(opened, options, given, crops, detector):
+        on_notice(notice)
     rows = opened.locate(selection.chosen, must_exist=given is None)
+    inputs = _inputs(opened, selection, missing)
     leaks: list[str] = []
     if given is not None:
-        predicted = predictions_for(opened, rows, read_predictions(given), on_notice)
+        hashes = {file.name: sha256(file) for file in files}
+        inputs["predictions"] = {"name": given.name, "sha256": [*hashes.values()]}
     else:
         work = shares(models, opened, selection, rows)
         found = (trained_on(read_card(path), opened, selection, own) for path, own in work)
         leaks = [leak for leak in found if leak is not None]
-        means = Means(
-            crops,
-            detector,
-            choose_device(device),
-            batch_size,
-            overwrite=bool(differing),
-            on_progress=on_progress,
-            on_notice=on_notice,
-        )
-        predicted = predict(opened, work, means, folder)
-    frames = join(rows, predicted)
-    beyond = frames.filter((pl.col("valence").abs() > 1) | (pl.col("arousal").abs() > 1))
-    if len(beyond):
-        on_notice(f"{len(beyond):,} predictions lie beyond ±1 and are scored as they are")
+        detector_file = detector_for(opened, work, crops, detector, on_notice)
+        inputs |= {
+            "models": {read_card(path).name: sha256(path) for path, _ in work},
+            "crops": crops,
+            "detector_sha256": detector_file and sha256(detector_file),
+        }
+    folder = Path(out) if out is not None else _default_out(opened, selection, given, models)
+    with own_folder(folder):
+        differing = _difference(folder, inputs)
+        if differing and not overwrite:
+            raise UsageError(
+                f"{display_path(folder)} holds scores already: {differing}. Give another --out, or "
+                "--overwrite"
+            )
+        if given is not None:
+            table = predictions_for(opened, rows, read_predictions(given), on_notice)
+            predicted = Predicted(table, [])
+        else:
+            means = Means(crops, detector_file, torch_device, batch_size, on_progress, on_notice)
+            predicted = predict(opened, work, means, folder / PARTS)
+        frames = join(rows, predicted.table)
+        n_beyond = frames.filter(pl.any_horizontal(pl.col("valence", "arousal").abs() > 1)).height
+        if n_beyond:
+            on_notice(f"{n_beyond:,} predictions lie beyond ±1 and are scored as they are")
+        scored = scored_values(frames, predicted.table, missing)
+        scores = _scores(opened, selection, frames, scored, missing)
+        scores["provenance"] = {
+            "vafer": __version__,
+            "inputs": inputs,
+            "dataset": {"name": opened.name, **opened.facts},
+            "faces": _ways(predicted.table),
+            "trained_on": leaks,
+            "problems": predicted.problems,
+        }
+        written = frames.drop("subject")
+        with output_errors(folder):
+            _clear(folder)
+            _draw(folder, opened, scored, predicted.table, scores)
+            if selection.assignment is not None:
+                _write_json(folder / SPLIT, selection.assignment)
+            _write_frames(folder / FRAMES, written)
+            _write_json(folder / SCORES, scores)  # last: where it is, all is
+            shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return Evaluation(scores, written, folder)
 
-    scored = scored_values(frames, predicted, missing)
+
+def _scores(
+    dataset: Dataset,
+    selection: Selection,
+    frames: pl.DataFrame,
+    scored: pl.DataFrame,
+    missing: str,
+) -> dict[str, Any]:
+    """All of scores.json but where it comes from."""
     by: Literal["subject", "video", "frame"] = (
-        "frame" if opened.frames_in == "images" else "subject" if opened.has_subjects else "video"
+        "frame" if dataset.frames_in == "images" else "subject" if dataset.has_subjects else "video"
     )
     scores = score(scored, by=by)
     n_predicted = int(frames["valence"].is_not_null().sum())
@@ -127,26 +170,22 @@ def evaluate(
         "n_missing": len(frames) - n_predicted,
         "missing": missing,
     }
-    scores |= {
-        "split": dict(selection.described),
-        "published": PUBLISHED[opened.name],
-        "provenance": {
-            "vafer": __version__,
-            "inputs": inputs,
-            "dataset": {"name": opened.name, **opened.facts},
-            "faces": _ways(predicted),
-            "trained_on": leaks,
-        },
-    }
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _draw(folder, opened, scored, frames, predicted, scores)
-        if selection.assignment is not None:
-            _write_json(folder / SPLIT, selection.assignment)
-        _write_frames(folder / FRAMES, frames.drop("subject"))
-        _write_json(folder / SCORES, scores)  # last: where it is, all is
-        shutil.rmtree(folder / PARTS, ignore_errors=True)
-    return Evaluation(scores, frames, folder)
+    return scores | {"split": dict(selection.described), "published": PUBLISHED[dataset.name]}
+
+
+def _unused(
+    dataset: Dataset, options: SplitOptions, predictions: Path | None, crops: str, detector: object
+) -> Iterator[str]:
+    """What was asked for and does nothing."""
+    if predictions is not None and (crops != "labels" or detector is not None):
+        yield "--crops and --detector do nothing with --predictions: no face is cropped"
+    default = SplitOptions()
+    by = "--assignment" if options.assignment else f"dataset {dataset.name}"
+    if options.n_folds != default.n_folds and (options.assignment or dataset.units != "subject"):
+        yield f"--n-folds does nothing with {by}"
+    is_other = (options.seed, options.fraction) != (default.seed, default.fraction)
+    if is_other and (options.assignment or dataset.units != "video"):
+        yield f"--split-seed and --split-fraction do nothing with {by}"
 
 
 def _check_choice(option: str, found: str, expected: Sequence[str]) -> None:
@@ -154,35 +193,18 @@ def _check_choice(option: str, found: str, expected: Sequence[str]) -> None:
         raise UsageError(f"{option} {found}: expected {' or '.join(expected)}")
 
 
-def _inputs(
-    dataset: Dataset,
-    selection: Selection,
-    predictions: Path | None,
-    models: Sequence[Path],
-    crops: str,
-    missing: str,
-) -> dict[str, Any]:
-    """All that decides on the scores."""
-    values = selection.chosen.select("frame_index", "valence", "arousal").to_numpy()
-    labels = hashlib.sha256("\n".join(selection.chosen["video"]).encode() + values.tobytes())
-    inputs: dict[str, Any] = {
+def _inputs(dataset: Dataset, selection: Selection, missing: str) -> dict[str, Any]:
+    """All that decides on the scores, but for what predicts."""
+    labels = hashlib.sha256()
+    for part in selection.chosen.iter_slices(1 << 16):
+        labels.update("\n".join(part["video"]).encode())
+        labels.update(part.select("frame_index", "valence", "arousal").to_numpy().tobytes())
+    return {
         "dataset": dataset.name,
         "split": dict(selection.described),
         "labels_sha256": labels.hexdigest(),
         "missing": missing,
     }
-    if predictions is None:
-        inputs["models"] = [{"name": read_card(p).name, "sha256": sha256(p)} for p in models]
-        inputs["crops"] = crops
-        return inputs
-    if not predictions.exists():
-        raise UsageError(
-            f"{display_path(predictions)}: no such file; expected the predictions that `vafer "
-            "annotate` wrote"
-        )
-    digest = sha256(predictions) if predictions.is_file() else None
-    inputs["predictions"] = {"name": predictions.name, "sha256": digest}
-    return inputs
 
 
 def _default_out(
@@ -191,9 +213,9 @@ def _default_out(
     if predictions is not None:
         by = predictions.stem
     elif len(models) == 1:
-        by = read_card(models[0]).name
+        by = Path(read_card(models[0]).name).name  # a file may call itself anything
     else:
-        by = models[0].parent.parent.name
+        by = models[0].absolute().parent.parent.name
     return Path("evaluations", f"{dataset.name}-{selection.name.replace(' ', '-')}-{by}")
 
 
@@ -203,28 +225,31 @@ def _difference(folder: Path, inputs: Mapping[str, Any]) -> str:
     if not path.is_file():
         return ""
     try:
-        there = json.loads(path.read_text())["provenance"]["inputs"]
-        return "; ".join(
-            f"its scores are of {key} {there.get(key)}, not {inputs.get(key)}"
-            for key in sorted({*there, *inputs})
-            if there.get(key) != inputs.get(key)
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        return differences(json.loads(path.read_text())["provenance"]["inputs"], inputs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"its {SCORES} was not written by vafer evaluate"
 
 
+def _clear(folder: Path) -> None:
+    """Delete what an earlier evaluation wrote, first the scores, without which all else is none."""
+    (folder / SCORES).unlink(missing_ok=True)
+    for name in (FRAMES, SPLIT, *PICTURES):
+        (folder / name).unlink(missing_ok=True)
+    for page in folder.glob("traces-[0-9][0-9].png"):
+        page.unlink()
+
+
 def _ways(predicted: pl.DataFrame) -> dict[str, int]:
-    """How many faces were found in which way; empty where that is not known."""
+    """How many faces were found in which way, or why not; empty where that is not known."""
     if "way" not in predicted.columns:
         return {}
-    return dict(sorted(Counter(predicted["way"].fill_null("none").to_list()).items()))
+    return dict(predicted["way"].value_counts(sort=True, name="n").iter_rows())
 
 
 def _draw(
     folder: Path,
     dataset: Dataset,
     scored: pl.DataFrame,
-    frames: pl.DataFrame,
     predicted: pl.DataFrame,
     scores: Mapping[str, Any],
 ) -> None:
@@ -232,15 +257,13 @@ def _draw(
     labels = whole.select("valence_label", "arousal_label").to_numpy()
     values = whole.select("valence", "arousal").to_numpy().astype(np.float64)
     title = f"{dataset.name}, {scores['split']['part']}"
-    plot_predictions(
-        labels, values, folder / "predictions.png", scores=scores["overall"], title=title
-    )
-    plot_error_plane(labels, values, folder / "error_plane.png")
+    plot_predictions(labels, values, folder / PICTURES[0], scores=scores["overall"], title=title)
+    plot_error_plane(labels, values, folder / PICTURES[1])
     if dataset.frames_in != "images":
         by_video = {entry["video"]: entry for entry in scores["per_video"]}
-        plot_traces(frames, folder, scores=by_video)
+        plot_traces(scored, folder, scores=by_video)
     if "features" in predicted.columns:
-        _draw_features(folder, dataset, frames, predicted)
+        _draw_features(folder, dataset, scored, predicted)
 
 
 def _draw_features(
@@ -257,7 +280,7 @@ def _draw_features(
         names = [None] * len(sample)
     plot_features(
         {"encoder features h": np.stack(sample["features"].to_list()).astype(np.float32)},
-        folder / "features.png",
+        folder / PICTURES[2],
         labels=sample.select("valence_label", "arousal_label").to_numpy(),
         subjects=np.array(names, object),
         what=what,

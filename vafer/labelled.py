@@ -5,6 +5,7 @@ cropped; how each was found is kept, since a change of crop silently changes res
 """
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +55,20 @@ class FaceFinder:
         self.crop, self.detector = crop.widened(border) if border else crop, detector
         self.is_cropped, self.by_detector = is_cropped, by_detector
         self._template = np.asarray(crop.template)  # of the crop without a border
+
+    @property
+    def key(self) -> str:
+        """All that decides how a face is found and cropped, in JSON."""
+        spec = {k: v for k, v in self.crop.to_dict().items() if k not in ("mean", "std")}
+        return json.dumps(
+            [
+                spec,
+                self._template.tolist(),
+                self.detector.sha256 if self.detector else None,
+                [self.is_cropped, self.by_detector],
+                [DETECTION_SIDE, SURROUNDINGS, AROUND_BOX, SAME_FACE_IOU],
+            ]
+        )
 
     def needs_detector(self, rows: pl.DataFrame) -> bool:
         """Whether some row's face can only be told by a detector."""
@@ -209,11 +224,11 @@ def _frames(path: Path, indices: Sequence[int]) -> Iterator[tuple[np.ndarray | N
 
 
 def digest_of(dataset: Dataset, rows: pl.DataFrame) -> str:
-    """A hash of located rows: their files by name and size, and what is given of faces."""
+    """A hash of located rows: their frames, files by name and size, and what is given of faces."""
     sizes = {p: (dataset.root / p).stat().st_size for p in rows["path"].unique().drop_nulls()}
     digest = hashlib.sha256()
-    for path in rows["path"]:
-        digest.update(f"{path}:{sizes.get(path)}\n".encode())
+    for video, path in rows.select("video", "path").iter_rows():
+        digest.update(f"{video}:{path}:{sizes.get(path)}\n".encode())
     digest.update(rows["frame_index"].to_numpy().tobytes())
     digest.update(rows.select(BOX).to_numpy().astype(np.float32).tobytes())
     points = rows["landmarks"].drop_nulls()

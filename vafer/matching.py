@@ -139,12 +139,9 @@ def _wants_left(video: str, predicted: str) -> bool | None:
 
 
 def _numbered_as_labels(dataset: Dataset, faces: pl.DataFrame) -> pl.DataFrame:
-    """Frame indices of a folder of pictures are places in it → those of the labels.
-
-    A table without times has such indices, and gets a column of none.
-    """
-    if "time_s" not in faces.columns:
-        return faces.with_columns(time_s=pl.lit(None, pl.Float64))
+    """Frame indices of a folder of pictures are places in it → those of the labels."""
+    if "pts" not in faces.columns:
+        return faces
     numbers = pl.concat([pl.DataFrame(schema=_PLACED), *_places(dataset, faces)])
     placed = faces.join(numbers, on=KEY, how="left", maintain_order="left")
     return placed.with_columns(pl.coalesce("number", "frame_index").alias("frame_index")).drop(
@@ -155,7 +152,7 @@ def _numbered_as_labels(dataset: Dataset, faces: pl.DataFrame) -> pl.DataFrame:
 def _places(dataset: Dataset, faces: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Of each recording that is a folder of numbered pictures, the number of every place in it."""
     videos = faces.group_by("video").agg(
-        pl.col("time_s").is_null().all().alias("is_folder"), pl.col("frame_index").max()
+        pl.col("pts").is_null().all().alias("is_folder"), pl.col("frame_index").max()
     )
     for video, last in videos.filter("is_folder").drop("is_folder").iter_rows():
         numbers = dataset.picture_numbers(video)
@@ -241,7 +238,8 @@ def join(labels: pl.DataFrame, predictions: pl.DataFrame) -> pl.DataFrame:
     renamed = {"valence": "valence_label", "arousal": "arousal_label"}
     labelled = labels.select(*KEY, *renamed, "subject").rename(renamed)
     predicted = predictions.select(*KEY, "time_s", "valence", "arousal")
-    return labelled.join(predicted, on=KEY, how="left", maintain_order="left").select(
+    joined = labelled.join(predicted, on=KEY, how="left", maintain_order="left", validate="m:1")
+    return joined.select(
         *KEY, "time_s", "valence_label", "arousal_label", "valence", "arousal", "subject"
     )
 

@@ -6,7 +6,7 @@ and whether it still fits. With `--out results/` the parts are the output. With 
 output they wait in `results.parquet.parts/` until all are there, and are then joined in order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,9 @@ class Output:
 
     def _accept(self, path: Path, provenance: dict[str, Any]) -> None:
         for run in provenance["runs"]:
-            if differences := _differences(run, self.run):
+            if found := differences(run, self.run):
                 raise UsageError(
-                    f"{display_path(path)} was made with other options: {differences}. "
+                    f"{display_path(path)} was made with other options: {found}. "
                     "Give the same options, another --out, or --overwrite to start anew."
                 )
             self._runs[run["id"]] = run
@@ -184,8 +184,11 @@ def _by_video(path: Path) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
     return groupby(read_batches(path), key=lambda batch: batch.column("video")[0].as_py())
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Name what two runs differ in that changes values; empty where nothing does."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Name what two runs differ in that changes values; empty where nothing does.
+
+    Values may be nested; names of models and files are incidental where their hashes are there.
+    """
     a, b = _settings(old), _settings(new)
     return "; ".join(
         f"{key} was {a.get(key)}, is {b.get(key)} now"
@@ -194,7 +197,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     )
 
 
-def _settings(run: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _settings(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A run's nested settings as one flat mapping: `detector sha256`, `options det_size`, …"""
     flat: dict[str, Any] = {}
     for key, value in run.items():

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from vafer.annotation import annotate
+from vafer.annotation import Progress, annotate
 from vafer.crops import Patch, cut, warp
-from vafer.datasets.labels import Dataset
-from vafer.errors import UsageError
+from vafer.datasets.labels import Dataset, some
+from vafer.errors import UsageError, display_path
 from vafer.faces import Detector
 from vafer.labelled import FaceFinder, digest_of, hints, pictures, without_detector
 from vafer.matching import KEY, predictions_for
-from vafer.model import Model, load_model
+from vafer.model import Model, load_model, read_card
 from vafer.predictions import read_predictions
 from vafer.store import find_detector, sha256
 from vafer.table import output_errors
 
 IMAGES_IN_A_PART = 2048
-PARTS, ANNOTATED = "parts", "annotated"  # in the folder of an evaluation, what is kept
 MOST_FEATURES = 1500  # faces whose features are kept, for a picture of them
 
 _PREDICTED: dict[str, Any] = {
@@ -33,9 +33,12 @@ _PREDICTED: dict[str, Any] = {
     "time_s": pl.Float64,
     "valence": pl.Float32,
     "arousal": pl.Float32,
-    "way": pl.String,  # how the face was found; null where there is none
+    "way": pl.String,  # how the face was found, or why there is none
     "features": pl.List(pl.Float32),  # of a sample
 }
+NO_FACE, NO_PICTURE, UNREADABLE = "no face", "no picture", "unreadable"
+
+Shares = Sequence[tuple[Path, pl.DataFrame]]  # which model file predicts which located rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +54,71 @@ class Means:
     """How faces are found and predicted.
 
     crops: `labels`, by what the dataset gives of faces, or `detector`, as annotation does.
-    detector: a name or a path, None for what is on this machine. batch_size: in faces. overwrite:
-    whether annotations of something else may go.
+    detector: its file, None without one. batch_size: in faces.
     """
 
     crops: str
-    detector: str | Path | None
+    detector: Path | None
     device: str
     batch_size: int
-    overwrite: bool
     on_progress: Callable[[EvaluationProgress], None]
     on_notice: Callable[[str], None]
 
 
-def predict(
-    dataset: Dataset, shares: Sequence[tuple[Path, pl.DataFrame]], means: Means, folder: Path
-) -> pl.DataFrame:
-    """Predict located rows, each share by its model file.
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """What models made of labelled frames.
 
-    Gives video, frame_index, time_s, valence, arousal, one row a frame; and of faces that the
-    dataset gives or that are in single pictures, `way` and the `features` of a sample. What is done
-    is kept in `folder`. Raises UsageError, ModelError, OutputError.
+    table: video, frame_index, time_s, valence, arousal, one row a frame; and of faces that the
+    dataset gives or that are in single pictures, `way` and the `features` of a sample, all by one
+    model. problems: what could not be read, in words.
     """
+
+    table: pl.DataFrame
+    problems: list[str]
+
+
+def detector_for(
+    dataset: Dataset,
+    shares: Shares,
+    crops: str,
+    named: str | Path | None,
+    on_notice: Callable[[str], None],
+) -> Path | None:
+    """The detector's file where some face can only be told by one; None without need.
+
+    Without one named and none on this machine, faces are cropped by what the dataset gives, and
+    that is said; UsageError where all depends on it. Raises ModelError where the one named is none.
+    """
+    finders = [
+        (FaceFinder(read_card(path).crop, is_cropped=dataset.is_cropped), rows)
+        for path, rows in shares
+    ]
+    by_detector = crops == "detector"
+    if not by_detector and not any(finder.needs_detector(rows) for finder, rows in finders):
+        return None
+    try:
+        return find_detector(named, on_notice=on_notice)
+    except UsageError:
+        if by_detector:
+            raise
+        on_notice(without_detector(dataset, "--detector"))
+        return None
+
+
+def predict(dataset: Dataset, shares: Shares, means: Means, folder: Path) -> Predicted:
+    """Predict located rows, each share by its model.
+
+    What is done is kept in `folder`. Raises UsageError, ModelError, OutputError.
+    """
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if means.crops == "detector" and dataset.frames_in != "images":
         return _annotated(dataset, shares, means, folder)
     return _predicted(dataset, shares, means, folder)
 
 
-def _predicted(
-    dataset: Dataset, shares: Sequence[tuple[Path, pl.DataFrame]], means: Means, folder: Path
-) -> pl.DataFrame:
+def _predicted(dataset: Dataset, shares: Shares, means: Means, folder: Path) -> Predicted:
     done, total = 0, sum(len(rows) for _, rows in shares)
 
     def count(n_frames: int) -> None:
@@ -88,68 +126,78 @@ def _predicted(
         done += n_frames
         means.on_progress(EvaluationProgress(done, total))
 
-    parts = []
+    file = means.detector
+    detector = None if file is None else Detector(file, device=means.device)
+    parts: list[pl.DataFrame] = []
     for path, rows in shares:
         model = load_model(path, device=means.device)
         finder = FaceFinder(
-            model.card.crop, is_cropped=dataset.is_cropped, by_detector=means.crops == "detector"
+            model.card.crop,
+            detector,
+            is_cropped=dataset.is_cropped,
+            by_detector=means.crops == "detector",
         )
-        if finder.needs_detector(rows):
-            finder.detector = _detector(dataset, finder, means)
         count(0)
-        predictor = Predictor(model, sha256(path), finder, means.batch_size)
-        parts.append(predictor.predict(dataset, rows, folder / PARTS, count))
-    return pl.concat(parts)
+        n_features = 0 if parts else MOST_FEATURES  # those of two encoders are not to be compared
+        predictor = Predictor(model, sha256(path), finder, means.batch_size, n_features)
+        parts.append(predictor.predict(dataset, rows, folder, count))
+    table = pl.concat(parts)
+    broken = table.filter(pl.col("way") == UNREADABLE)
+    if dataset.frames_in == "images" and len(broken):
+        names = broken["video"].to_list()
+        return Predicted(table, [f"{len(names):,} pictures cannot be read: {some(names)}"])
+    counts = broken.group_by("video").len().sort("video")
+    problems = [
+        f"{display_path(dataset.root / dataset.recordings[video])}: {n:,} labelled frames cannot "
+        "be read; they are damaged, or missing where the file is cut off"
+        for video, n in counts.iter_rows()
+    ]
+    return Predicted(table, problems)
 
 
-def _annotated(
-    dataset: Dataset, shares: Sequence[tuple[Path, pl.DataFrame]], means: Means, folder: Path
-) -> pl.DataFrame:
+def _annotated(dataset: Dataset, shares: Shares, means: Means, folder: Path) -> Predicted:
     """Recordings annotated as `vafer annotate` does it, and the faces that the labels mean."""
-    total = sum(len(rows) for _, rows in shares)
-    parts = []
-    for number, (path, rows) in enumerate(shares):
-        recordings = {dataset.recordings[name] for name in rows["video"].unique()}
-        out = folder / f"{ANNOTATED}{f'-{number}' if len(shares) > 1 else ''}.parquet"
+    done, total = 0, sum(len(rows) for _, rows in shares)
+
+    def tell(before: int, n_own: int, progress: Progress) -> None:
+        means.on_progress(EvaluationProgress(before + round(progress.share * n_own), total))
+
+    parts, problems = [], []
+    for path, rows in shares:
+        recordings = sorted({dataset.recordings[name] for name in rows["video"].unique()})
+        key = json.dumps([sha256(path), means.detector and sha256(means.detector), recordings])
+        table = folder / f"annotated-{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
         results = annotate(
-            [dataset.root / recording for recording in sorted(recordings)],
-            out,
+            [dataset.root / recording for recording in recordings],
+            table,
             model=path,
             detector=means.detector,
             device=means.device,
             batch_size=means.batch_size,
-            overwrite=means.overwrite,
-            on_progress=lambda p: means.on_progress(
-                EvaluationProgress(round(p.share * total), total)
-            ),
+            on_progress=partial(tell, done, len(rows)),
             on_notice=means.on_notice,
         )
-        for row in results.videos.filter(pl.col("status") != "done").iter_rows(named=True):
-            means.on_notice(f"{row['status']}: {row['error']}")
-        parts.append(predictions_for(dataset, rows, read_predictions(out), means.on_notice))
-    return pl.concat(parts)
-
-
-def _detector(dataset: Dataset, finder: FaceFinder, means: Means) -> Detector | None:
-    """The detector for faces without landmarks; None where none is named and none is at hand."""
-    try:
-        path = find_detector(means.detector, on_notice=means.on_notice)
-    except UsageError:
-        if finder.by_detector:
-            raise
-        means.on_notice(without_detector(dataset, "--detector"))
-        return None
-    return Detector(path, device=means.device)
+        done += len(rows)
+        odd = results.videos.filter(pl.col("status") != "done")
+        problems += [f"{row['status']}: {row['error']}" for row in odd.iter_rows(named=True)]
+        if (odd["status"] == "failed").sum() == len(recordings):
+            raise UsageError(f"no recording could be read. {problems[-1]}")
+        parts.append(predictions_for(dataset, rows, read_predictions(table), means.on_notice))
+    return Predicted(pl.concat(parts), problems)
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A model, and how it gets at faces. model_sha256: of its file. batch_size: in faces."""
+    """A model, and how it gets at faces. model_sha256: of its file. batch_size: in faces.
+
+    n_features: of how many faces features are kept.
+    """
 
     model: Model
     model_sha256: str
     finder: FaceFinder
     batch_size: int
+    n_features: int
 
     def predict(
         self,
@@ -163,13 +211,9 @@ class Predictor:
         A part is a recording, or some of the single images. Raises OutputError.
         """
         is_sampled = np.zeros(len(rows), bool)
-        chosen = np.random.default_rng(0).permutation(len(rows))[:MOST_FEATURES]
-        is_sampled[chosen] = True
+        is_sampled[np.random.default_rng(0).permutation(len(rows))[: self.n_features]] = True
         rows = rows.with_columns(is_sampled=pl.Series(is_sampled))
-        detector = self.finder.detector.sha256 if self.finder.detector else None
-        key = [self.model_sha256, detector, self.finder.by_detector, len(rows)]
-        with output_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        key = [self.model_sha256, self.finder.key, len(rows), self.n_features]
         parts = []
         for group in _parts(dataset, rows):
             digest = hashlib.sha256(json.dumps([key, digest_of(dataset, group)]).encode())
@@ -188,9 +232,10 @@ class Predictor:
         size = self.model.card.crop.size
         values = np.full((len(rows), 2), np.nan, np.float32)
         features: list[np.ndarray | None] = [None] * len(rows)
-        ways: list[str | None] = [None] * len(rows)
+        ways: list[str] = []
         times: list[float | None] = []
         is_sampled = rows["is_sampled"].to_numpy()
+        has_picture = rows["path"].is_not_null().to_numpy()
         waiting: list[tuple[int, Patch]] = []
 
         def finish() -> None:
@@ -204,9 +249,12 @@ class Predictor:
         seen = zip(pictures(dataset, rows), hints(rows), strict=True)
         for row, ((picture, time_s), (box, landmarks)) in enumerate(seen):
             times.append(time_s)
-            found = None if picture is None else self.finder.find(picture, box, landmarks)
-            if picture is not None and found is not None:
-                ways[row] = found[1]
+            if picture is None:
+                ways.append(UNREADABLE if has_picture[row] else NO_PICTURE)
+                continue
+            found = self.finder.find(picture, box, landmarks)
+            ways.append(found[1] if found else NO_FACE)
+            if found:
                 waiting.append((row, cut(picture, found[0], size)))
             if len(waiting) == self.batch_size:
                 finish()

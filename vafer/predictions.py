@@ -16,7 +16,7 @@ _NEEDED = {
     "valence": pl.Float32,
     "arousal": pl.Float32,
 }
-_OPTIONAL = {"face_index": pl.Int32, "track_id": pl.Int32,
+_OPTIONAL = {"time_s": pl.Float64, "face_index": pl.Int32, "track_id": pl.Int32,
              **dict.fromkeys(BOX, pl.Float32)}  # fmt: skip
 
 
@@ -24,9 +24,9 @@ def read_predictions(path: Path) -> pl.DataFrame:
     """A results table, or any Parquet or CSV file with the columns video, frame_index, valence,
     arousal: one row a face, or a frame.
 
-    Without a column time_s frame indices are those of the labels; with one that is null for all of
-    a recording it is a folder of pictures, and they are places in it. Values that are not finite
-    count as none. Raises UsageError.
+    Where there is a column pts, as annotation writes it, that is null for all of a recording, the
+    recording is a folder of pictures and its frame indices are places in it; else they are those of
+    the labels. Values that are not finite count as none. Raises UsageError.
     """
     shown = display_path(path)
     try:
@@ -53,28 +53,37 @@ def read_predictions(path: Path) -> pl.DataFrame:
     )
 
 
-def _scan(path: Path) -> pl.LazyFrame:
+def prediction_files(path: Path) -> list[Path]:
+    """The files of predictions at `path`: itself, or the tables in a folder of `vafer annotate`.
+
+    Raises UsageError where there are none.
+    """
     with reading():
         str(path).encode()  # polars takes no other names
-        is_folder = path.is_dir()
-    if not is_folder:
-        if path.suffix.lower() == ".csv":
-            # Clips are called 001, which is no number.
-            names = {"video": pl.String}
-            return pl.scan_csv(path, infer_schema_length=None, schema_overrides=names, glob=False)
-        return pl.scan_parquet(path, glob=False)
-    files = [part for part, _ in whole_parts(path)]
+        if path.is_file():
+            return [path]
+        files = [part for part, _ in whole_parts(path)]
     if not files:
+        found = "a folder without a table of vafer in it" if path.exists() else "no such file"
         raise UsageError(
-            f"{display_path(path)} is a folder and holds no table that `vafer annotate` wrote; "
-            "expected its --out. Name that, or another Parquet or CSV file"
+            f"{display_path(path)}: found {found}; expected the --out of `vafer annotate`, or "
+            "another Parquet or CSV file. Name that"
         )
+    return files
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    files = prediction_files(path)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        # Clips are called 001, which is no number.
+        names = {"video": pl.String}
+        return pl.scan_csv(path, infer_schema_length=None, schema_overrides=names, glob=False)
     return pl.scan_parquet(files, glob=False)
 
 
 def _typed(lazy: pl.LazyFrame, columns: Sequence[str], shown: str) -> pl.DataFrame:
     """The columns that are known, as what they are. Raises UsageError."""
-    known: dict[str, Any] = _NEEDED | {"time_s": pl.Float64} | _OPTIONAL
+    known: dict[str, Any] = _NEEDED | {"pts": pl.Int64} | _OPTIONAL
     kinds = {name: kind for name, kind in known.items() if name in columns}
     kinds["frame_index"] = pl.Float64  # a cast to whole numbers would cut 3.7 to 3
     try:

@@ -90,12 +90,14 @@ def probe(path: Path) -> VideoInfo:
 
 
 def count_frames(path: Path, *, expected: int) -> int:
-    """How many frames a video has: its header's word where that is as expected, else a full count.
+    """How many frames a video has: its index's word where that is as expected and all that it
+    points at is in the file, else a full count.
 
     Without timestamps none can be counted, and what is expected is returned. Raises VideoError.
     """
     with open_container(path) as container:
-        if video_stream(path, container).frames == expected:
+        index = video_stream(path, container).index_entries
+        if len(index) == expected and index[-1].pos + index[-1].size <= path.stat().st_size:
             return expected
     info = probe(path)
     return expected if info.pts is None else len(info.pts)

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
-from tests import trees
+from tests import clips, trees
 from tests.datasets.opening import labels_of, located, opened, refusal
 from vafer.datasets import open_dataset
 from vafer.datasets.labels import five_points
-from vafer.errors import VideoError
+from vafer.errors import UsageError
 
 BOX = ("x1", "y1", "x2", "y2")
 
@@ -220,8 +221,11 @@ def test_a_video_that_is_none(tmp_path: Path) -> None:
     trees.aff_wild(tmp_path, n_videos=2)
     (tmp_path / "videos/train/105.mp4").write_text("an error page")
     dataset, _ = opened("aff-wild", tmp_path)
-    with pytest.raises(VideoError, match=r"105\.mp4: no video container"):
+    message = r"1 of 2 videos cannot be read: .*105\.mp4: no video container.*Finish the download"
+    with pytest.raises(UsageError, match=message):
         located(dataset)
+    rows = dataset.locate(dataset.labels, must_exist=False)
+    assert set(rows.filter(pl.col("path").is_null())["video"]) == {"105"}
 
 
 def test_files_of_no_video(tmp_path: Path) -> None:
@@ -265,10 +269,16 @@ def test_points_that_count_from_one(tmp_path: Path) -> None:
     expected = located(opened("aff-wild", tmp_path / "from 0")[0])
     dataset, notices = opened("aff-wild", tmp_path / "from 1")
     assert located(dataset).equals(expected)
-    assert notices[1:] == [
-        f"{tmp_path}/from 1/{name} holds no 0.pts: numbers are taken to count from 1"
-        for name in ("landmarks", "bboxes")
-    ]
+    assert not notices[1:]  # the last number is that of frames, so it cannot be otherwise
+    for path in (tmp_path / "from 1").rglob("*.pts"):
+        if int(path.stem) > 20:
+            path.unlink()
+    dataset, notices = opened("aff-wild", tmp_path / "from 1")
+    faces = located(dataset).filter(pl.col("landmarks").is_not_null())
+    assert faces.equals(expected.filter(pl.col("frame_index") < 20))
+    assert len(notices) == 3
+    assert "bboxes: no file is called 0" in notices[2]
+    assert "they are taken to count from 1" in notices[2]
 
 
 def test_points_of_another_video_tell_where_they_count_from(tmp_path: Path) -> None:
@@ -320,3 +330,17 @@ def test_two_copies(tmp_path: Path) -> None:
         trees.aff_wild(tmp_path / name, n_videos=1, with_videos=False, faces=())
     assert "found annotations more than once" in refusal("aff-wild", tmp_path)
     open_dataset("aff-wild", tmp_path / "a")
+
+
+@pytest.mark.parametrize("video", ["105.mp4", "106.avi"])
+def test_a_video_that_is_cut_off_though_its_header_is_whole(video: str, tmp_path: Path) -> None:
+    """Headers keep the number of frames; what they point at is no longer in the file."""
+    trees.aff_wild(tmp_path, n_videos=2, n_frames=60)
+    path = tmp_path / "videos" / "train" / video
+    if path.suffix == ".mp4":  # with its index first, as for the web
+        clips.run("-i", path, "-c", "copy", "-movflags", "faststart", tmp_path / "fast.mp4")
+        (tmp_path / "fast.mp4").replace(path)
+    located(opened("aff-wild", tmp_path)[0])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UsageError, match=rf"has 6[01] lines, {video} \d+ frames; expected as many"):
+        located(opened("aff-wild", tmp_path)[0])

@@ -162,7 +162,8 @@ def test_videos_are_parted_by_seed_and_fraction(n: int, seed: int, fraction: flo
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == n
     assert len(sides[0]) == min(max(1, round(fraction * n)), n - 1)
-    assert keys(train.others) == keys(chosen.chosen)
+    assert keys(chosen.others) == keys(train.chosen)
+    assert train.others.is_empty()  # the validation videos are not to be trained on
     assert chosen.name == "validation"
     assert chosen.described == {
         "by": "video",
@@ -199,7 +200,8 @@ def test_more_videos_are_added_to_those_that_were_chosen() -> None:
 def test_official_sets(split: str | None, part: str, videos: set[str]) -> None:
     found = select(official(), SplitOptions(split=split))
     assert {*found.chosen["video"]} == videos
-    assert {*found.others["video"]} == {*official().labels["video"]} - videos
+    others = {"v0", "v1", "v2", "v3"} if part == "validation" else set()
+    assert {*found.others["video"]} == others
     assert found.assignment is None
     assert found.described == {"by": "official", "part": part, "n_videos": len(videos)}
 
@@ -226,7 +228,9 @@ def test_training_data_alone_is_not_scored_unasked() -> None:
 
 
 def test_too_little_to_part() -> None:
-    refused(dataset({"a": ("x", 3), "b": ("y", 3)}), "2 subjects", "at least 5")
+    few = dataset({"a": ("x", 3), "b": ("y", 3)})
+    refused(few, "2 subjects", "at least 5", fold=0)
+    assert len(select(few, SplitOptions()).chosen) == 6  # which takes no folds
     refused(aff_wild({"1": (None, 3)}), "1 labelled videos", "2 or more")
     refused(dataset({}, units=None, name="affectnet"), "no labelled frame", "Finish the download")
 
@@ -360,3 +364,23 @@ def test_leaks_of_official_sets_are_refused_too() -> None:
 def test_a_hashed_name_names_nobody() -> None:
     assert hash_name("Ann Lee") == hashlib.sha256(b"Ann Lee").hexdigest()[:16]
     assert hash_name("Ann Lee") != hash_name("ann lee")
+
+
+def test_of_three_parts_one_is_trained_on(tmp_path: Path) -> None:
+    """A test set is for later: it is neither trained on nor scored unasked."""
+    afew = dataset(CLIPS)
+    subjects = sorted({*afew.labels["subject"]})
+    parts = {s: ("train", "validation", "test")[min(i, 2)] for i, s in enumerate(subjects)}
+    path = tmp_path / "split.json"
+    values = {"dataset": "afew-va", "by": "subject", "parts": parts}
+    path.write_text(json.dumps(values))
+    found = select(afew, SplitOptions(assignment=path))
+    assert {*found.others["subject"]} == {subjects[0]}
+    assert {*found.chosen["subject"]} == {subjects[1]}
+    for odd, message in (
+        ("Validation", "expected the number of a fold, or train, validation, test"),
+        (0, "found folds and named parts"),
+    ):
+        path.write_text(json.dumps(values | {"parts": parts | {subjects[2]: odd}}))
+        with pytest.raises(UsageError, match=message):
+            select(afew, SplitOptions(assignment=path))

@@ -19,6 +19,7 @@ from vafer.datasets.labels import (
     PICTURES,
     Dataset,
     around,
+    fewer,
     five_points,
     incomplete,
     levels,
@@ -41,10 +42,8 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
     clips = _find(root)
     tables = [_read_clip(root, video, clips[video]) for video in sorted(clips)]
     if len(clips) < N_CLIPS:
-        on_notice(
-            f"{display_path(root)} holds {len(clips)} of AFEW-VA's {N_CLIPS} clips: scores on them "
-            "are not those of the whole"
-        )
+        text = f"{len(clips)} of AFEW-VA's {N_CLIPS} clips"
+        on_notice(fewer(root, f"{text}: scores on them are not those of the whole"))
     frames = pl.concat(tables)
     pictures = frames.select("video", "frame_index", *PICTURES)
 
@@ -191,7 +190,7 @@ def _points(path: Path, key: str, frame: Any) -> np.ndarray | None:
         raise _error(
             path, f"landmarks of frame {key} are not (68, 2) numbers", "68 points in pixels"
         )
-    return points
+    return points if np.ptp(points, axis=0).all() else None  # as where all are 0, 0
 
 
 def _pictures(root: Path, path: Path, numbers: list[int]) -> list[str | None]:

@@ -5,7 +5,7 @@ those of a declared part of the training videos. Numbers of the `.pts` files: do
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vafer.datasets.labels import (
     PICTURES,
     Dataset,
     around,
+    fewer,
     five_points,
     incomplete,
     no_faces,
@@ -31,7 +32,7 @@ from vafer.datasets.labels import (
     some,
     to_labels,
 )
-from vafer.errors import UsageError, display_path
+from vafer.errors import UsageError, VideoError, display_path
 from vafer.probe import VIDEO_SUFFIXES, count_frames
 
 N_VIDEOS = 252
@@ -63,7 +64,7 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
     ]
     lengths = {str(table["video"][0]): len(table) for table in tables}
     if len(tables) < N_VIDEOS:
-        on_notice(f"{display_path(root)} holds the labels of {len(tables)} of {N_VIDEOS} videos")
+        on_notice(fewer(root, f"the labels of {len(tables)} of {N_VIDEOS} videos"))
 
     @reading()
     def locate(rows: pl.DataFrame, *, must_exist: bool) -> pl.DataFrame:
@@ -71,18 +72,24 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
         missing = [f"videos/train/{name}.mp4 or .avi" for name in names if name not in videos]
         if must_exist and missing:
             raise incomplete(root, missing, len(names), "videos are missing")
-        ends = {
-            name: _count(videos[name], files["valence"][name], lengths[name], on_notice)
-            for name in names
-            if name in videos
-        }
+        ends, unreadable = {}, []
+        for name in sorted({*names} & videos.keys()):
+            try:
+                n_frames = count_frames(videos[name], expected=lengths[name])
+            except VideoError as error:
+                unreadable.append(str(error))
+                continue
+            labels = files["valence"][name]
+            ends[name] = _common(labels, lengths[name], videos[name], n_frames, on_notice)
+        if unreadable and must_exist:
+            raise incomplete(root, sorted(unreadable), len(names), "videos cannot be read")
         paths = {v: videos[v].relative_to(root).as_posix() for v in ends}
         rows = rows.with_columns(
             path=pl.col("video").replace_strict(paths, default=None, return_dtype=pl.String),
             end=pl.col("video").replace_strict(ends, default=None, return_dtype=pl.Int32),
         )
         rows = rows.filter((pl.col("frame_index") < pl.col("end")).fill_null(True)).drop("end")
-        return _with_faces(root, rows, on_notice)
+        return _with_faces(root, rows, lengths, on_notice)
 
     return Dataset(
         name="aff-wild",
@@ -154,9 +161,10 @@ def _read_video(
     )
 
 
-def _count(path: Path, labels: Path, n_labels: int, on_notice: Callable[[str], None]) -> int:
+def _common(
+    labels: Path, n_labels: int, path: Path, n_frames: int, on_notice: Callable[[str], None]
+) -> int:
     """How many frames of a video have a label. Raises UsageError where the two do not fit."""
-    n_frames = count_frames(path, expected=n_labels)
     if n_frames != n_labels:
         _differ(
             f"{display_path(labels)} has {n_labels:,} lines, {path.name} {n_frames:,} frames",
@@ -175,9 +183,11 @@ def _differ(found: str, by: int, on_notice: Callable[[str], None]) -> None:
     on_notice(f"{found}: cut to the shorter")
 
 
-def _with_faces(root: Path, rows: pl.DataFrame, on_notice: Callable[[str], None]) -> pl.DataFrame:
+def _with_faces(
+    root: Path, rows: pl.DataFrame, lengths: Mapping[str, int], on_notice: Callable[[str], None]
+) -> pl.DataFrame:
     """Boxes and landmarks where there are `.pts` files of them; a box given goes before one drawn
-    around landmarks.
+    around landmarks. lengths: lines of each video's labels.
     """
     rows = no_faces(rows)
     videos = rows["video"].unique().sort().to_list()
@@ -185,24 +195,40 @@ def _with_faces(root: Path, rows: pl.DataFrame, on_notice: Callable[[str], None]
         folder = one_folder(root, name, lambda f: (f / "train").is_dir())
         if folder is None:
             continue
-        files = {f.name: _numbered(f) for f in _train(folder).iterdir() if f.is_dir()}
-        tables = [_read_faces(v, files[v], n_points) for v in videos if files.get(v)]
+        files = {video: _numbered(_train(folder) / video) for video in videos}
+        tables = [_read_faces(video, found, n_points) for video, found in files.items() if found]
         if not tables:
             continue
-        # Some video has a face in its first frame: where no file is called 0, they count from 1.
-        first = 0 if any(0 in numbered for numbered in files.values()) else 1
-        if first:
-            on_notice(f"{display_path(folder)} holds no 0.pts: numbers are taken to count from 1")
+        first = _first_number(_train(folder), lengths)
+        if first is None:
+            first = 1
+            on_notice(
+                f"{display_path(folder)}: no file is called 0, and none by the number of frames of "
+                "its video, so they may count from either; they are taken to count from 1"
+            )
         found = pl.concat(tables).with_columns(pl.col("frame_index") - first)
         on = ["video", "frame_index"]
         rows = rows.update(found, on=on, how="left", maintain_order="left")
     return rows
 
 
+def _first_number(folder: Path, lengths: Mapping[str, int]) -> int | None:
+    """0 or 1, whichever the files of some video can only be meant to count from; else None."""
+    first = None
+    for video, length in lengths.items():
+        names = (p.name for p in (folder / video).iterdir()) if (folder / video).is_dir() else ()
+        numbers = [number_of(n.removesuffix(".pts")) for n in names if n.endswith(".pts")]
+        if 0 in numbers:
+            return 0
+        if max((n for n in numbers if n), default=0) >= length:
+            first = 1
+    return first
+
+
 def _numbered(folder: Path) -> dict[int, Path]:
-    """The `.pts` files of a video by their number."""
+    """The `.pts` files of a video by their number; none where there is no folder."""
     found: dict[int, Path] = {}
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.is_dir() else ():
         number = number_of(path.stem)
         if path.suffix == ".pts" and number is not None:
             other = found.setdefault(number, path)

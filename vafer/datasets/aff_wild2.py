@@ -5,6 +5,7 @@ header belongs to frame 0 of the video and to `00001.jpg`; -5 marks a frame with
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vafer.datasets.labels import (
     read_lines,
     reading,
     shortened,
+    some,
     to_labels,
 )
 from vafer.errors import UsageError, display_path
@@ -62,6 +64,13 @@ def read(root: Path, on_notice: Callable[[str], None]) -> Dataset:
         if must_exist and missing:
             what = "folders of pictures are missing or empty"
             raise incomplete(root, missing, len(names), what)
+        users = Counter(crops[name] for name in found)
+        if shared := [folder.name for folder, n in users.items() if n > 1]:
+            on_notice(
+                f"{len(shared)} folders of pictures belong to two label files, _left and _right: "
+                f"{some(shared)}. Whom a picture shows is not known, so with --crops labels and in "
+                "training both labels are given to it"
+            )
         if found:
             pictures = pl.concat(found.values())
             on = ["video", "frame_index"]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -252,14 +252,26 @@ def not_found(root: Path, expected: str) -> UsageError:
 def incomplete(root: Path, missing: Sequence[str], n: int, what: str) -> UsageError:
     """The error of pictures or videos that are not there: of n, the `missing`, by path."""
     advice = _unpack(root) or "Finish the download, or unpack it again"
+    if len(missing) == n:
+        advice += "; if they lie beside this folder, name the one above with --root"
     names = [display_path(Path(name)) for name in missing]
     return UsageError(
         f"{display_path(root)}: {len(names):,} of {n:,} {what}: {some(names)}. {advice}"
     )
 
 
+def fewer(root: Path, text: str) -> str:
+    """A notice that a dataset is not there as a whole, and what may be done."""
+    advice = _unpack(root)
+    return f"{display_path(root)} holds {text}{f'. {advice}' if advice else ''}"
+
+
 def _unpack(root: Path) -> str | None:
-    """What to do with the archives in `root`; None where there are none."""
-    archives = sorted(p.name for p in root.iterdir() if p.suffix.lower() in ARCHIVES)
-    names = [display_path(Path(name)) for name in archives if name[0] != "."]
-    return f"Unpack {some(names)} there first" if names else None
+    """What to do with the archives in `root` or one folder below; None where there are none."""
+    found = [
+        path.relative_to(root)
+        for folder in chain(*islice(levels(root), 2))
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in ARCHIVES and path.name[0] != "."
+    ]
+    return f"Unpack {some([display_path(path) for path in found])} there first" if found else None

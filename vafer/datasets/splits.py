@@ -18,6 +18,7 @@ from vafer.errors import UsageError, display_path
 from vafer.store import sha256
 
 ALL = "all"
+NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class SplitOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """Labelled frames that are chosen, and those that are not.
+    """Labelled frames that are chosen, and others that may be trained on.
 
     part: what was chosen, a fold, `train`, `validation` or `all`. described: how, in JSON.
     assignment: the whole, as `--assignment` reads it; None where the sets are the official ones.
@@ -76,8 +77,10 @@ def select(dataset: Dataset, options: SplitOptions) -> Selection:
     parts = _parts(dataset, assignment, where)
     _refuse_leaks(dataset.labels["subject"], parts, where)
     wanted = _wanted(dataset, options, parts)
-    is_chosen = parts == str(wanted) if wanted != ALL else parts.is_not_null()
-    chosen, others = dataset.labels.filter(is_chosen), dataset.labels.filter(~is_chosen)
+    is_chosen = pl.repeat(True, len(parts), eager=True) if wanted == ALL else parts == str(wanted)
+    # Where a part is called `train`, no other is trained on: a third one is for a last test.
+    is_other = ~is_chosen & (parts == "train") if "train" in parts else ~is_chosen
+    chosen, others = dataset.labels.filter(is_chosen), dataset.labels.filter(is_other)
     if chosen.is_empty():
         raise UsageError(
             f"{where}: found no labelled frame in {wanted} of {dataset.name}; expected one or "
@@ -103,6 +106,8 @@ def _assign(
         digest = sha256(options.assignment)
         return assignment, {"by": assignment["by"], "assignment_sha256": digest}
     if dataset.units == "subject":
+        if options.fold is None and dataset.labels["subject"].n_unique() < options.n_folds:
+            return None, {"by": "subject"}  # too few for folds, which nobody asked for
         how: dict[str, Any] = {"n_folds": options.n_folds}
         return _folds(dataset, options.n_folds), {"by": "subject", **how}
     if dataset.units == "video":
@@ -188,15 +193,17 @@ def _read_assignment(dataset: Dataset, path: Path) -> dict[str, Any]:
         if not _is_part(part):
             raise UsageError(
                 f"{display_path(path)}: the part of {name} is {shortened(json.dumps(part))}; "
-                "expected the number of a fold as such, or train or validation. Correct it"
+                f"expected the number of a fold, or {', '.join(NAMES)}. Correct it"
             )
+    if len({type(part) for part in values["parts"].values()}) > 1:
+        raise UsageError(
+            f"{display_path(path)}: found folds and named parts; expected either. Keep one kind"
+        )
     return values
 
 
 def _is_part(part: Any) -> bool:
-    if isinstance(part, str):
-        return part not in ("", ALL) and number_of(part) is None
-    return type(part) is int and part >= 0
+    return part in NAMES if isinstance(part, str) else type(part) is int and part >= 0
 
 
 def _parts(dataset: Dataset, assignment: Mapping[str, Any] | None, where: str) -> pl.Series:

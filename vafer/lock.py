@@ -1,0 +1,40 @@
+"""A folder that one run at a time may write to."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vafer.errors import UsageError, display_path
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Within it, the folder is this run's alone; if nothing came into it, it goes away again.
+
+    Raises UsageError where it cannot be made, or another run has it.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(
+            f"{display_path(folder)} cannot be made the output: {(error.strerror or '').lower()}; "
+            "expected a folder. Give another --out"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"{display_path(folder)} is being written by another run: wait, or stop it"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+        for path in missing:
+            if not path.is_dir() or any(path.iterdir()):
+                break
+            path.rmdir()
