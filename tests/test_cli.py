@@ -1,7 +1,9 @@
 """The command line as a user meets it: help, exit codes, what goes to stdout and what to stderr."""
 
+import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vafer
-from vafer import console
+from vafer import cli, console
 from vafer.annotation import Progress
 from vafer.cli import app
 
@@ -243,3 +245,19 @@ def test_progress_shows_videos_speed_and_name(monkeypatch: pytest.MonkeyPatch) -
     with console.progress_display(quiet=True) as show:
         show(Progress(0.25, "a.mp4", 100, 100, 1, 4))
     assert shown.file.getvalue() == text
+
+
+def test_an_interrupt_that_was_swallowed_strikes_with_the_next_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exception in a destructor, such as decord's, is printed and forgotten."""
+    monkeypatch.setattr(cli, "_interrupted", False)
+    before = signal.signal(signal.SIGINT, cli._quit_at_once)
+    try:
+        cli._interrupts_raise()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            cli._interrupts_raise()
+    finally:
+        signal.signal(signal.SIGINT, before)

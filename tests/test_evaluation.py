@@ -1,6 +1,8 @@
 """`vafer evaluate` as a user runs it, on small copies of each dataset, against plain NumPy."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -467,7 +469,8 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     afew = ("--dataset", "afew-va", "--root", folder / "data")
     table = ("--predictions", folder / "results.parquet")
     for arguments, message in (
-        (("--dataset", "afew"), "dataset 'afew': expected one of afew-va, aff-wild"),
+        (("--dataset", "emotion"), "dataset 'emotion': expected one of afew-va, aff-wild"),
+        (("--dataset", "AFEW_VA"), "did you mean afew-va?"),
         ((*afew, *table, "--model", "x"), "both --predictions and --model"),
         ((*afew, *table, "--missing", "guess"), "--missing guess: expected drop or carry or"),
         ((*afew, *table, "--crops", "mine"), "--crops mine: expected labels or detector"),
@@ -507,3 +510,17 @@ def test_without_a_detector_faces_are_cropped_by_the_box(
         assert (scores["overall"]["valence"]["rmse"] is None) == (not faces)
     _, error = run(*common, "--crops", "detector", "--out", tmp_path / "none", code=2)
     assert "no face detector: none was named" in error
+
+
+def test_an_error_in_a_list_ends_the_program_in_order(tmp_path: Path) -> None:
+    """No thread of the CSV reader is left, which would abort the process at its exit."""
+    trees.affectnet_csv(tmp_path, n_validation=200)
+    text = (tmp_path / "validation.csv").read_text()
+    (tmp_path / "validation.csv").write_text(text.replace("valence", "Valence", 1))
+    command = [sys.executable, "-m", "vafer.cli", "evaluate", "--dataset", "affectnet", "--root",
+               str(tmp_path), "--out", str(tmp_path / "out")]  # fmt: skip
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert "expected valence too" in done.stderr
+        assert "terminate" not in done.stderr

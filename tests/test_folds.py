@@ -68,9 +68,13 @@ class TestFiles:
 
     def test_a_run(self, tmp_path: Path) -> None:
         (tmp_path / "model.safetensors").touch()
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "best.safetensors").touch()
+        assert model_files(tmp_path) == (tmp_path / "model.safetensors",)
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "model.safetensors").touch()
-        assert model_files(tmp_path) == (tmp_path / "model.safetensors",)
+        with pytest.raises(ModelError, match="holds a model, and 1 more in the folders below"):
+            model_files(tmp_path)
 
     def test_a_folder_of_runs(self, tmp_path: Path) -> None:
         for name in "cab":
@@ -106,6 +110,12 @@ class TestShares:
         ((path, rows),) = shares([untrained], AFEW, every, every.chosen)
         assert path == untrained
         assert rows.equals(every.chosen)
+
+    def test_folds_of_another_assignment_are_refused(self, tmp_path: Path) -> None:
+        models = write_runs(tmp_path, [0, 1, 2, 3, 4])
+        selection = select(AFEW, SplitOptions(n_folds=3))
+        with pytest.raises(ModelError, match=r"n_folds is 5, here it is 3\. Give --n-folds"):
+            shares(models, AFEW, selection, AFEW.locate(selection.chosen, must_exist=False))
 
     def test_each_predicts_the_fold_that_it_held_out(self, tmp_path: Path) -> None:
         models = write_runs(tmp_path, [3, 0, 4, 1, 2])

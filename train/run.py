@@ -101,8 +101,7 @@ def train(
     config.data. A first Ctrl-C stops after the iteration and keeps it. Raises UsageError before
     anything is done, DivergedError when a loss is not finite, and KeyboardInterrupt.
     """
-    torch.set_flush_denormal(True)  # a network that dies computes with them, ten times slower
-    with join_team(config.device) as (team, device):
+    with _denormals_flushed(), join_team(config.device) as (team, device):
         tell = on_notice if team.leads else lambda text: None
         if config.batch_size % team.size:
             raise UsageError(
@@ -134,6 +133,16 @@ def train(
                 by_seed = {str(seed): result for seed, result in found.items()}
                 write_json(out / "scores.json", {"seeds": by_seed, "over_seeds": outcome.summary()})
             return outcome
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """A network that dies computes with them, ten times slower; others of this process may care."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextmanager

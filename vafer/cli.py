@@ -45,10 +45,25 @@ def _quit_at_once(number: int, frame: object) -> None:
     os._exit(EXIT_INTERRUPTED)
 
 
+_interrupted = False
+
+
+def _interrupt(number: int, frame: object) -> None:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
 def _interrupts_raise() -> None:
-    """From here on there is work to keep: Ctrl-C raises, and what is finished is kept."""
+    """From here on there is work to keep: Ctrl-C raises, and what is finished is kept.
+
+    Called again with each progress, it raises what was swallowed: an exception in a destructor,
+    such as decord's, is printed and forgotten.
+    """
     if signal.getsignal(signal.SIGINT) is _quit_at_once:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 def _show_version(wanted: bool) -> None:
@@ -244,7 +259,7 @@ def evaluate(
     ] = BATCH_SIZE,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder.", show_default="evaluations/<dataset>-<split>-<model>"),
+        typer.Option(help="Folder.", show_default="evaluations/<dataset>-<split>-<model>…"),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the scores of something else there.")

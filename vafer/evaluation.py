@@ -112,7 +112,9 @@ def evaluate(
             "crops": crops,
             "detector_sha256": detector_file and sha256(detector_file),
         }
-    folder = Path(out) if out is not None else _default_out(opened, selection, given, models)
+    folder = Path(out) if out is not None else None
+    if folder is None:
+        folder = _default_out(opened, selection, given, models, crops, missing)
     with own_folder(folder):
         differing = _difference(folder, inputs)
         if differing and not overwrite:
@@ -208,7 +210,12 @@ def _inputs(dataset: Dataset, selection: Selection, missing: str) -> dict[str, A
 
 
 def _default_out(
-    dataset: Dataset, selection: Selection, predictions: Path | None, models: Sequence[Path]
+    dataset: Dataset,
+    selection: Selection,
+    predictions: Path | None,
+    models: Sequence[Path],
+    crops: str,
+    missing: str,
 ) -> Path:
     if predictions is not None:
         by = predictions.stem
@@ -216,7 +223,9 @@ def _default_out(
         by = Path(read_card(models[0]).name).name  # a file may call itself anything
     else:
         by = models[0].absolute().parent.parent.name
-    return Path("evaluations", f"{dataset.name}-{selection.name.replace(' ', '-')}-{by}")
+    how = [text for text, default in ((crops, "labels"), (missing, "drop")) if text != default]
+    name = "-".join([dataset.name, selection.name.replace(" ", "-"), by, *how])
+    return Path("evaluations", name)
 
 
 def _difference(folder: Path, inputs: Mapping[str, Any]) -> str:
@@ -256,7 +265,8 @@ def _draw(
     whole = scored.drop_nulls(["valence", "arousal"])
     labels = whole.select("valence_label", "arousal_label").to_numpy()
     values = whole.select("valence", "arousal").to_numpy().astype(np.float64)
-    title = f"{dataset.name}, {scores['split']['part']}"
+    part = scores["split"]["part"]
+    title = f"{dataset.name}, {f'fold {part}' if isinstance(part, int) else part}"
     plot_predictions(labels, values, folder / PICTURES[0], scores=scores["overall"], title=title)
     plot_error_plane(labels, values, folder / PICTURES[1])
     if dataset.frames_in != "images":

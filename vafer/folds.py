@@ -22,9 +22,15 @@ def model_files(model: str | Path | None) -> tuple[Path, ...]:
     if model is None or str(model) in embedded_models() or not _is_folder(Path(model)):
         return (find_model(model),)
     one = Path(model) / "model.safetensors"
+    several = sorted(Path(model).glob("*/model.safetensors"))
+    if one.is_file() and several:
+        raise ModelError(
+            f"{display_path(Path(model))} holds a model, and {len(several)} more in the folders "
+            f"below: found {display_path(one)} and {display_path(several[0])}; expected one, or "
+            "one a fold. Name the file, or move the runs into a folder of their own"
+        )
     if one.is_file():
         return (one,)
-    several = sorted(Path(model).glob("*/model.safetensors"))
     if not several:
         raise ModelError(
             f"{display_path(Path(model))}: no model.safetensors in this folder or in one below; "
@@ -44,7 +50,7 @@ def shares(
         return [(models[0], rows)]
     by_fold: dict[int, Path] = {}
     for path in models:
-        fold = _held_out_fold(path, dataset)
+        fold = _held_out_fold(path, dataset, selection)
         other = by_fold.setdefault(fold, path)
         if other != path:
             raise UsageError(
@@ -104,15 +110,23 @@ def _in_words(described: Mapping[str, Any]) -> str:
     return f"{part}{f' of the assignment {digest[:8]}' if digest else ''}"
 
 
-def _held_out_fold(path: Path, dataset: Dataset) -> int:
+def _held_out_fold(path: Path, dataset: Dataset, selection: Selection) -> int:
     training = read_card(path).training
-    fold = training.get("held_out", {}).get("part")
+    held_out = training.get("held_out", {})
+    fold = held_out.get("part")
     if training.get("dataset") != dataset.name or not isinstance(fold, int):
         raise ModelError(
             f"{display_path(path)} is one of several models, and does not say which fold of "
             f"{dataset.name} it held out; expected one model a fold, as `vafer train` makes them "
             "with data.fold. Name one model alone, or a folder of such"
         )
+    for key, option in (("n_folds", "--n-folds"), ("assignment_sha256", "--assignment")):
+        if held_out.get(key) != selection.described.get(key):
+            raise ModelError(
+                f"{display_path(path)} held out a fold of another assignment: its {key} is "
+                f"{held_out.get(key)}, here it is {selection.described.get(key)}. Give {option} as "
+                "in its training"
+            )
     return fold
 
 

@@ -94,6 +94,11 @@ def predictions_for(
             f"{some(names) or 'nothing'}, the labels of {some(videos)}; expected the same paths or "
             "file names. Predict the recordings of this dataset, or rename"
         )
+    if without := [video for video in videos if video not in matched]:
+        on_notice(
+            f"{len(without):,} of {len(videos):,} labelled recordings have no prediction: "
+            f"{some(without)}. They are matched by path or file name, zeros and all"
+        )
     unused = len({*names} - {*matched.values()})
     if unused:
         on_notice(f"{unused:,} of {len(names):,} predicted recordings are not among those scored")

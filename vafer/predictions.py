@@ -43,7 +43,7 @@ def read_predictions(path: Path) -> pl.DataFrame:
         raise UsageError(
             f"{shown} lacks the columns {', '.join(missing)}; found "
             f"{', '.join(columns) or 'none'}. Expected at least {', '.join(_NEEDED)}: rename or "
-            "add them"
+            f"add them{', and part a CSV by commas' if len(columns) == 1 else ''}"
         )
     table = _typed(lazy, columns, shown)
     is_value = pl.col("valence").is_finite() & pl.col("arousal").is_finite()

@@ -141,8 +141,10 @@ def test_the_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'afew'.*expected one of afew-va, aff-wild, aff-wild2"):
-        open_dataset("afew", tmp_path)
+    with pytest.raises(UsageError, match=r"'x'.*expected one of afew-va, aff-wild, aff-wild2"):
+        open_dataset("x", tmp_path)
+    with pytest.raises(UsageError, match=r"'AFEW_VA': did you mean afew-va\?"):
+        open_dataset("AFEW_VA", tmp_path)
 
 
 def test_five_of_sixty_eight_points() -> None:

@@ -5,6 +5,7 @@ None of them may be passed on; a user brings a copy. Layouts and what is checked
 
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,7 +29,9 @@ def open_dataset(
     file, line, found and expected.
     """
     if name not in NAMES:
-        raise UsageError(f"dataset {name!r}: expected one of {', '.join(NAMES)}")
+        near = get_close_matches(name.lower().replace("_", "-"), NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}"
+        raise UsageError(f"dataset {name!r}: {hint}")
     folder = default_root(name) if root is None else root
     with reading():
         if not folder.is_dir():

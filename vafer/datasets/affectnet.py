@@ -6,6 +6,7 @@ and validation set. It names no persons. -2 marks a picture without valence and 
 
 import re
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 
@@ -145,13 +146,15 @@ def _blocks(path: Path) -> Iterator[pl.DataFrame]:
     """The columns that are used, as text, a block of lines at a time. Raises UsageError."""
     read = csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False)
     try:
+        # Of its own: a reader that is let go in the middle leaves a thread that aborts at exit.
         with path.open("rb") as file:
-            names = _columns(path, csv.open_csv(file, read).schema.names)
+            header = next((line for line in file if line.strip()), b"")
+        names = _columns(path, csv.read_csv(BytesIO(header), read).column_names)
         convert = csv.ConvertOptions(
             include_columns=names, column_types=dict.fromkeys(names, pa.string())
         )
-        with path.open("rb") as file:
-            for batch in csv.open_csv(file, read, None, convert):
+        with path.open("rb") as file, csv.open_csv(file, read, None, convert) as reader:
+            for batch in reader:
                 block = pl.from_arrow(batch)
                 assert isinstance(block, pl.DataFrame)
                 yield block

@@ -242,7 +242,7 @@ def _wanted(dataset: Dataset, options: SplitOptions, parts: pl.Series) -> int | 
         return split
     raise UsageError(
         f"{display_path(dataset.root)}: {dataset.name} has no {split} here; expected {expected}. "
-        "Name one of these, or finish the download"
+        f"Name one of these{'' if folds else ', or finish the download'}"
     )
 
 

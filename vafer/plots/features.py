@@ -86,23 +86,25 @@ def _features_figure(
         return in_words(f"too few faces for a map: {len(rows)}, expected {FEWEST_FACES} or more")
     values, subjects = values[rows], np.asarray(subjects)[rows]
     perplexity = min(30.0, (len(rows) - 1) / 3)
-    figure = new_figure(8.0, 3.5 * len(features) + 0.3)
+    kinds = (by, what) if any(subject is not None for subject in subjects) else (by,)
+    figure = new_figure(4.0 * len(kinds), 3.5 * len(features) + 0.3)
     shown = f"{len(rows):,}" + (f" of {len(usable):,}" if len(rows) < len(usable) else "")
     figure.suptitle(f"t-SNE of {shown} faces, perplexity {perplexity:.3g}", fontsize=TITLE)
-    grid = figure.subplots(len(features), 2, squeeze=False)
+    grid = figure.subplots(len(features), len(kinds), squeeze=False)
     draw = {"group": _by_group, "valence": _by_valence}[by]
-    for (left, right), (name, given) in zip(grid, features.items(), strict=True):
-        for ax, kind in ((left, by), (right, what)):
+    for axes, (name, given) in zip(grid, features.items(), strict=True):
+        for ax, kind in zip(axes, kinds, strict=True):
             dress(ax, f"{name}, by {kind}", "t-SNE 1", "t-SNE 2", header=" ")
             ax.set(xticks=[], yticks=[], box_aspect=1)
             ax.set_aspect("equal", adjustable="datalim")
         places = _embed(np.asarray(given[rows], np.float64), perplexity, seed)
         if places is None:
-            for ax in (left, right):
+            for ax in axes:
                 say(ax, "all faces have the same features")
             continue
-        draw(left, places, values)
-        _by_subject(right, places, subjects, what)
+        draw(axes[0], places, values)
+        for ax in axes[1:]:
+            _by_subject(ax, places, subjects, what)
     return figure
 
 
@@ -158,7 +160,7 @@ def _by_subject(ax: Axes, places: np.ndarray, subjects: np.ndarray, what: str) -
     counts = Counter(str(s) for s in subjects if s is not None)
     often = [(name, n) for name, n in counts.most_common(N_SUBJECTS) if n > 1]
     if not often:
-        say(ax, f"no {what} occurs twice" if counts else f"no {what} is known")
+        say(ax, f"no {what} occurs twice")
         return
     names = np.array([None if s is None else str(s) for s in subjects], dtype=object)
     rest = ~np.isin(names, [name for name, _ in often])
