@@ -37,10 +37,10 @@ def run_one(changes: list[str], seed: int, out: Path) -> None:
     """One run, and what its model does on both test sets."""
     from train.config import read_config
     from train.data import Split
-    from train.log import write_json
     from train.run import train
     from train.sets import drawn_faces
     from train.synthetic import draw_faces
+    from vafer.files import write_json
     from vafer.metrics import scores
     from vafer.model import load_model
 

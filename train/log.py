@@ -1,9 +1,10 @@
 """What a run writes while it goes: two JSONL files, and the same for TensorBoard."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from vafer.files import write_text
 
 
 class RunLog:
@@ -58,18 +59,6 @@ class RunLog:
     def close(self) -> None:
         if self.writes:
             self.board.close()
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears whole; NaN is refused."""
-    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from train.data import Split
 from train.evaluation import Evaluation, evaluate, one_line, results_of
 from train.feed import Feed
 from train.groups import group, threshold_radius
-from train.log import RunLog, write_json, write_text
+from train.log import RunLog
 from train.loop import (
     DivergedError,
     Step,
@@ -38,6 +38,7 @@ from train.steps import Players
 from train.stop import Clock, stop_asked
 from vafer.datasets.splits import hash_name
 from vafer.errors import UsageError
+from vafer.files import write_json, write_text
 from vafer.lock import own_folder
 from vafer.metrics import DIMENSIONS
 from vafer.model import ModelCard, save_model

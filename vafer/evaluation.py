@@ -22,6 +22,7 @@ from vafer.datasets.labels import Dataset
 from vafer.datasets.published import PUBLISHED
 from vafer.datasets.splits import Selection, SplitOptions, select
 from vafer.errors import UsageError, display_path
+from vafer.files import write_json, write_whole
 from vafer.folds import model_files, shares, trained_on
 from vafer.lock import own_folder
 from vafer.matching import MISSING, join, predictions_for, scored_values
@@ -147,9 +148,11 @@ def evaluate(
             _clear(folder)
             _draw(folder, opened, scored, predicted.table, scores)
             if selection.assignment is not None:
-                _write_json(folder / SPLIT, selection.assignment)
-            _write_frames(folder / FRAMES, written)
-            _write_json(folder / SCORES, scores)  # last: where it is, all is
+                write_json(folder / SPLIT, selection.assignment)
+            write_whole(
+                folder / FRAMES, lambda file: written.write_parquet(file, compression="zstd")
+            )
+            write_json(folder / SCORES, scores)  # last: where it is, all is
             shutil.rmtree(folder / PARTS, ignore_errors=True)
     return Evaluation(scores, written, folder)
 
@@ -295,21 +298,3 @@ def _draw_features(
         subjects=np.array(names, object),
         what=what,
     )
-
-
-def _write_frames(path: Path, frames: pl.DataFrame) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        frames.write_parquet(temporary, compression="zstd")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

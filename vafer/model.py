@@ -15,6 +15,7 @@ from torch import nn
 
 from vafer.crops import CropSpec
 from vafer.errors import ModelError
+from vafer.files import write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "vafer"
@@ -110,17 +111,11 @@ def save_model(
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
         for name, value in net.state_dict().items()
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(
-            save(
-                {name: value.contiguous() for name, value in weights.items()},
-                metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
-            )
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    data = save(
+        {name: value.contiguous() for name, value in weights.items()},
+        metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
+    )
+    write_whole(path, lambda file: file.write_bytes(data))
 
 
 def read_card(path: Path) -> ModelCard:

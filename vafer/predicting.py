@@ -17,6 +17,7 @@ from vafer.crops import Patch, cut, warp
 from vafer.datasets.labels import Dataset, some
 from vafer.errors import UsageError, display_path
 from vafer.faces import Detector
+from vafer.files import write_whole
 from vafer.labelled import FaceFinder, digest_of, hints, pictures, without_detector
 from vafer.matching import KEY, predictions_for
 from vafer.model import Model, load_model, read_card
@@ -221,9 +222,7 @@ class Predictor:
             if not path.is_file():
                 predicted = self._predict(dataset, group)
                 with output_errors(path):
-                    temporary = path.with_suffix(".tmp")
-                    predicted.write_parquet(temporary)
-                    temporary.replace(path)
+                    write_whole(path, predicted.write_parquet)
             parts.append(pl.read_parquet(path))
             on_progress(len(group))
         return pl.concat(parts)

@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vafer.files import write_whole
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
@@ -128,12 +130,8 @@ def in_words(text: str) -> Figure:
 
 
 def write(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with warnings.catch_warnings():
-            # A name in a script that the font lacks is drawn as boxes.
-            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-            figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.08)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        looks: dict[str, Any] = {"format": "png", "bbox_inches": "tight", "pad_inches": 0.08}
+        write_whole(path, lambda file: figure.savefig(file, **looks))
