@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from tests import trees
 from vafer import evaluation as module
 from vafer.cli import app
-from vafer.datasets.splits import SplitOptions
 from vafer.evaluation import evaluate
 from vafer.lock import own_folder
 from vafer.model import load_model
+from vafer.options import SplitOptions
 from vafer.predicting import EvaluationProgress, Predictor
 
 runner = CliRunner()
@@ -263,6 +263,7 @@ def test_each_fold_is_scored_by_the_model_that_held_it_out(tmp_path: Path, yunet
     common = ("evaluate", "--dataset", "afew-va", "--root", tmp_path / "data", "--n-folds", 2)
     _, warned = run(*common, "--model", tmp_path / "runs", "--out", tmp_path / "pooled")
     assert "WARNING" not in warned
+    assert len(scores_in(tmp_path / "pooled")["provenance"]["inputs"]["models"]) == 2
     pooled = pl.read_parquet(tmp_path / "pooled" / "frames.parquet")
     assert pooled["valence"].null_count() == 0
     for fold in (0, 1):

@@ -9,10 +9,11 @@ import pytest
 
 from vafer.crops import CropSpec
 from vafer.datasets.labels import Dataset, no_faces, to_labels
-from vafer.datasets.splits import Selection, SplitOptions, hash_name, select
+from vafer.datasets.splits import Selection, hash_name, select
 from vafer.errors import ModelError, UsageError
 from vafer.folds import model_files, shares, trained_on
 from vafer.model import AVNet, ModelCard, save_model
+from vafer.options import SplitOptions
 from vafer.store import DEFAULT_MODEL, find_model
 
 ACTORS = {f"{i:03d}": f"actor {i % 7}" for i in range(20)}

@@ -20,12 +20,7 @@ import pyarrow as pa
 from vafer.crops import GREY_WEIGHTS, CropSpec, Patch, cut, warp
 from vafer.datasets.labels import Dataset
 from vafer.errors import UsageError
-from vafer.labelled import (
-    FaceFinder,
-    digest_of,
-    hints,
-    pictures,
-)
+from vafer.labelled import FaceFinder, digest_of, hints, pictures
 
 CROPS_IN_A_PART = 2048  # of single pictures; a video is a part of its own
 CROPS_AT_ONCE = 256

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast, get_type_hints
 from vafer.crops import CropSpec
 from vafer.errors import UsageError, VaferError
 from vafer.model import Backbone
+from vafer.options import SplitOptions
 
 Dataset = Literal["affectnet", "afew-va", "aff-wild", "aff-wild2", "faces", "synthetic"]
 CriticKind = Literal["none", "caf", "fisher", "sphere", "gram"]
@@ -47,9 +48,9 @@ class DataConfig:
     detector: Path | None = None
     cache: Path | None = None
     fold: int = 0
-    n_folds: int = 5
-    split_seed: int = 0
-    split_fraction: float = 0.2
+    n_folds: int = SplitOptions.n_folds
+    split_seed: int = SplitOptions.seed
+    split_fraction: float = SplitOptions.fraction
     assignment: Path | None = None
     border: int = 16
     augment: Literal["none", "crop", "strong"] = "crop"

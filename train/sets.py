@@ -16,10 +16,11 @@ from train.data import FaceSet, Split
 from train.synthetic import draw_faces
 from vafer.datasets import default_root, open_dataset
 from vafer.datasets.labels import Dataset
-from vafer.datasets.splits import ALL, Selection, SplitOptions, hash_name, select
+from vafer.datasets.splits import ALL, Selection, hash_name, select
 from vafer.errors import UsageError
 from vafer.faces import Detector
 from vafer.labelled import FaceFinder, without_detector
+from vafer.options import SplitOptions
 
 # Pleasure and arousal of the emotion words, Russell & Mehrabian 1977; neutral is 0 by definition.
 EXPRESSION_NORMS = {

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vafer.annotation import Results, annotate
-    from vafer.datasets.splits import SplitOptions
     from vafer.errors import VaferError
     from vafer.evaluation import Evaluation, evaluate
-    from vafer.options import DetectorOptions, Sampling
+    from vafer.options import DetectorOptions, Sampling, SplitOptions
     from vafer.parts import read_table
 
 __version__ = "0.1.0"
@@ -36,7 +35,7 @@ _HOMES = {
     "Evaluation": "vafer.evaluation",
     "Results": "vafer.annotation",
     "Sampling": "vafer.options",
-    "SplitOptions": "vafer.datasets.splits",
+    "SplitOptions": "vafer.options",
     "VaferError": "vafer.errors",
     "annotate": "vafer.annotation",
     "evaluate": "vafer.evaluation",

@@ -13,7 +13,7 @@ import typer
 
 from vafer import __version__, console
 from vafer.errors import OutputError, UsageError, VaferError
-from vafer.options import BATCH_SIZE, DetectorOptions, Sampling
+from vafer.options import BATCH_SIZE, DetectorOptions, Sampling, SplitOptions
 
 app = typer.Typer(
     name="vafer",
@@ -221,9 +221,15 @@ def evaluate(
     fold: Annotated[
         int | None, typer.Option(metavar="K", help="One fold of afew-va, from 0.", min=0)
     ] = None,
-    n_folds: Annotated[int, typer.Option(metavar="N", help="Folds of afew-va.", min=2)] = 5,
-    split_seed: Annotated[int, typer.Option(help="Of aff-wild's validation videos.")] = 0,
-    split_fraction: Annotated[float, typer.Option(help="Share of those among the videos.")] = 0.2,
+    n_folds: Annotated[
+        int, typer.Option(metavar="N", help="Folds of afew-va.", min=2)
+    ] = SplitOptions.n_folds,
+    split_seed: Annotated[
+        int, typer.Option(help="Of aff-wild's validation videos.")
+    ] = SplitOptions.seed,
+    split_fraction: Annotated[
+        float, typer.Option(help="Share of those among the videos.")
+    ] = SplitOptions.fraction,
     assignment: Annotated[
         Path | None,
         typer.Option(
@@ -273,7 +279,6 @@ def evaluate(
     same command goes on.
     """
     with _errors_shown(interrupted="what is predicted is kept: the same command goes on"):
-        from vafer.datasets.splits import SplitOptions
         from vafer.evaluation import evaluate as run
         from vafer.predicting import EvaluationProgress
 

@@ -20,14 +20,14 @@ from vafer.annotation import choose_device
 from vafer.datasets import open_dataset
 from vafer.datasets.labels import Dataset
 from vafer.datasets.published import PUBLISHED
-from vafer.datasets.splits import Selection, SplitOptions, select
+from vafer.datasets.splits import Selection, select
 from vafer.errors import UsageError, display_path
 from vafer.files import write_json, write_whole
 from vafer.folds import model_files, shares, trained_on
 from vafer.lock import own_folder
 from vafer.matching import MISSING, join, predictions_for, scored_values
 from vafer.model import read_card
-from vafer.options import BATCH_SIZE
+from vafer.options import BATCH_SIZE, SplitOptions
 from vafer.output import differences
 from vafer.plots import plot_error_plane, plot_features, plot_predictions, plot_traces
 from vafer.predicting import EvaluationProgress, Means, Predicted, detector_for, predict
@@ -101,21 +101,20 @@ def evaluate(
     inputs = _inputs(opened, selection, missing)
     leaks: list[str] = []
     if given is not None:
-        hashes = {file.name: sha256(file) for file in files}
-        inputs["predictions"] = {"name": given.name, "sha256": [*hashes.values()]}
+        inputs["predictions"] = {"name": given.name, "sha256": [sha256(file) for file in files]}
     else:
         work = shares(models, opened, selection, rows)
         found = (trained_on(read_card(path), opened, selection, own) for path, own in work)
         leaks = [leak for leak in found if leak is not None]
         detector_file = detector_for(opened, work, crops, detector, on_notice)
         inputs |= {
-            "models": {read_card(path).name: sha256(path) for path, _ in work},
+            "models": [{"name": read_card(p).name, "sha256": sha256(p)} for p, _ in work],
             "crops": crops,
             "detector_sha256": detector_file and sha256(detector_file),
         }
-    folder = Path(out) if out is not None else None
-    if folder is None:
-        folder = _default_out(opened, selection, given, models, crops, missing)
+    folder = Path(
+        out or _default_out(opened, selection, given, models, crops=crops, missing=missing)
+    )
     with own_folder(folder):
         differing = _difference(folder, inputs)
         if differing and not overwrite:
@@ -217,6 +216,7 @@ def _default_out(
     selection: Selection,
     predictions: Path | None,
     models: Sequence[Path],
+    *,
     crops: str,
     missing: str,
 ) -> Path:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 from vafer.errors import UsageError
 
@@ -93,6 +94,31 @@ class Sampling:
 
     def has_ended(self, time: Fraction | None) -> bool:
         return self.end_s is not None and time is not None and float(time) >= self.end_s
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Which part of a dataset is wanted.
+
+    split: `train`, `validation` or `all`; None is `validation`, or all of what has folds. fold: of
+    `n_folds`, from 0. seed, fraction: of Aff-Wild's validation videos. assignment: file that says
+    where each person or video belongs, instead of all these.
+    """
+
+    split: str | None = None
+    fold: int | None = None
+    n_folds: int = 5
+    seed: int = 0
+    fraction: float = 0.2
+    assignment: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.split is not None and self.fold is not None:
+            raise UsageError("both a split and a fold: give one of them")
+        if self.n_folds < 2:
+            raise UsageError(f"{self.n_folds} folds: expected 2 or more")
+        if not 0 < self.fraction < 1:
+            raise UsageError(f"validation fraction {self.fraction}: expected more than 0, below 1")
 
 
 ALL_FRAMES = Sampling()

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vafer.datasets.labels import Dataset, no_faces, to_labels
-from vafer.datasets.splits import SplitOptions, hash_name, select
+from vafer.datasets.splits import hash_name, select
 from vafer.errors import UsageError
+from vafer.options import SplitOptions
 from vafer.store import sha256
 
 

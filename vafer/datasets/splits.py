@@ -15,35 +15,11 @@ import polars as pl
 
 from vafer.datasets.labels import Dataset, number_of, shortened, some
 from vafer.errors import UsageError, display_path
+from vafer.options import SplitOptions
 from vafer.store import sha256
 
 ALL = "all"
 NAMES = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class SplitOptions:
-    """Which part is wanted.
-
-    split: `train`, `validation` or `all`; None is `validation`, or all of what has folds. fold: of
-    `n_folds`, from 0. seed, fraction: of Aff-Wild's validation videos. assignment: file that says
-    where each person or video belongs, instead of all these.
-    """
-
-    split: str | None = None
-    fold: int | None = None
-    n_folds: int = 5
-    seed: int = 0
-    fraction: float = 0.2
-    assignment: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.split is not None and self.fold is not None:
-            raise UsageError("both a split and a fold: give one of them")
-        if self.n_folds < 2:
-            raise UsageError(f"{self.n_folds} folds: expected 2 or more")
-        if not 0 < self.fraction < 1:
-            raise UsageError(f"validation fraction {self.fraction}: expected more than 0, below 1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
