@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vafer
-from vafer import cli, console
+from vafer import cli, console, remote, store
 from vafer.annotation import Progress
 from vafer.cli import app
 
@@ -30,10 +30,11 @@ def options(untrained: Path, yunet: Path) -> list[object]:
     return ["--model", untrained, "--detector", yunet]
 
 
-def test_help_and_version_need_no_heavy_import() -> None:
+@pytest.mark.parametrize("command", [["annotate"], ["models"], ["models", "list"]])
+def test_help_and_version_need_no_heavy_import(command: list[str]) -> None:
     code = (
         "import sys; from vafer.cli import app\n"
-        "try: app(['annotate', '--help'])\n"
+        f"try: app({[*command, '--help']})\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'cv2', 'polars', 'pyarrow', 'av', 'numpy'} & set(sys.modules)))"
     )
@@ -157,7 +158,7 @@ def test_bad_usage_is_exit_2_and_does_nothing(
         assert stdout == ""
     assert run("annotate", sample, "--out", out, "--every", 0)[0] == 2
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(store, "DEFAULT_DETECTOR", "gone")
     code, _, stderr = run("annotate", sample, "--out", out)
     assert code == 2
     assert "--detector" in stderr
@@ -261,3 +262,102 @@ def test_an_interrupt_that_was_swallowed_strikes_with_the_next_progress(
             cli._interrupts_raise()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_models_are_listed_one_a_line_where_it_is_piped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    code, stdout, stderr = run("models", "list")
+    assert (code, stderr) == (0, "")
+    lines = {line.split()[0]: line for line in stdout.splitlines()}
+    assert "embedded" in lines[store.DEFAULT_MODEL]
+    assert f"{store.DEFAULT_MODEL} *" in lines[store.DEFAULT_MODEL]
+    assert "288.6 MB  non-commercial research only" in lines["buffalo_l"]
+    assert "not stated by its authors; ask them" in lines["caf-alexnet"]
+
+
+def test_models_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from vafer.catalogue import Entry
+
+    shown = Console(file=StringIO(), force_terminal=True, color_system=None, width=80)
+    monkeypatch.setattr(console, "stdout", shown)
+    console.show_entries(
+        [
+            Entry("vafer-alexnet112", "model", "embedded", 5_100_000, "Apache-2.0",
+                  ("CCC 0.75 0.57 fer_test", "CCC 0.80 0.78 lfw_test"), is_default=True),
+            Entry("buffalo_l", "detector", "remote", 288_600_000, "non-commercial research only"),
+            Entry("buffalo_s", "detector", "cached", 8, "[x]", problem="it is \x1b[2J[broken]"),
+        ]
+    )  # fmt: skip
+    text = shown.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "\x1b" not in text
+    assert "damaged" in text
+    assert "[broken]" in text
+    assert "* used when none is named" in text
+
+
+def test_info_shows_intervals_and_the_length_of_long_lists(untrained: Path, tmp_path: Path) -> None:
+    from vafer.model import ModelCard, load_model, save_model
+
+    model = load_model(untrained)
+    training = {"subjects_sha256": ["0" * 64] * 1234, "sets": {"train": {"faces": 28709}}}
+    metrics = {"held_out": {"valence": {"ccc": 0.51234, "ccc_ci": [0.49, 0.53], "pcc": None}}}
+    card = ModelCard("mine[1]", "alexnet", 1, model.card.crop, training, metrics, "CC0-1.0")
+    save_model(tmp_path / "m.safetensors", model.net, card)
+    code, stdout, _ = run("models", "info", tmp_path / "m.safetensors")
+    assert code == 0
+    for line in (
+        "name        mine[1]",
+        "licence     CC0-1.0",
+        "  subjects_sha256  1,234 values",
+        "    train  faces 28,709",
+        "    valence  ccc 0.512 [0.49, 0.53], pcc none",
+    ):
+        assert f"{line}\n" in stdout
+    assert run("models", "info", "nonesuch")[0] == 2
+
+
+def test_pull_says_what_need_not_be_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(remote, "RELEASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "*")
+    code, stdout, _ = run("models", "pull", store.DEFAULT_MODEL)
+    assert (code, "embedded" in stdout) == (0, True)
+    code, stdout, stderr = run("models", "pull", "nonesuch")
+    assert (code, stdout) == (2, "")
+    assert "caf-alexnet (12 MB), buffalo_l (289 MB)" in stderr
+    code, stdout, stderr = run("models", "pull", "buffalo_s")
+    assert (code, stdout) == (2, "")
+    assert "non-commercial research only" in stderr.splitlines()[0]
+    assert "Nothing was kept" in stderr
+
+
+def test_convert_writes_a_model_and_refuses_other_files(untrained: Path, tmp_path: Path) -> None:
+    import torch
+
+    from vafer.convert import ENCODER, REGRESSOR
+    from vafer.model import AVNet, read_card
+
+    ours = AVNet("alexnet", 6).state_dict()
+    files = []
+    for name, part in (("Encoder.t7", ENCODER), ("FC_layer.t7", REGRESSOR)):
+        files.append(tmp_path / name)
+        torch.save({theirs: ours[own] for theirs, own in part.items()}, files[-1])
+    out = tmp_path / "caf.safetensors"
+    assert run("models", "convert", *files, "--out", out) == (0, f"model: {out}\n", "")
+    assert read_card(out).name == "caf"
+    code, stdout, stderr = run("models", "convert", *files, "--out", out)
+    assert (code, stdout) == (2, "")
+    assert "is there already" in stderr
+    assert (
+        run("models", "convert", untrained, files[1], "--out", tmp_path / "x.safetensors")[0] == 2
+    )

@@ -76,11 +76,15 @@ def test_every_option_and_column_is_documented() -> None:
     group = get_command(cli.app)
     for name, command in group.commands.items():
         text = (ROOT / "docs" / f"{name}.md").read_text()
-        for parameter in command.params:
+        below = getattr(command, "commands", {})  # of a group, as `models`
+        parameters = [*command.params, *(p for one in below.values() for p in one.params)]
+        for one in below:
+            assert f"`vafer {name} {one}" in text, one
+        for parameter in parameters:
             option = max(parameter.opts, key=len)
             assert f"`{option}" in text or not option.startswith("--"), option
         documented = set(re.findall(r"`(--[a-z-]+)", text))
-        assert documented <= {o for p in command.params for o in p.opts} | {"--help"}
+        assert documented <= {o for p in parameters for o in p.opts} | {"--help"}
     table = (ROOT / "docs" / "table.md").read_text()
     for column in (*SCHEMA.names, *VIDEOS_SCHEMA.names):
         assert f"`{column}`" in table, column

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from vafer import store
+from tests.servers import Server, serving
+from vafer import download, pulling, remote, store
 from vafer.errors import ModelError, UsageError
 
 # As shipped, before `home` puts others in their place.
-PINNED, RELEASE_URL = store.PACKS, store.RELEASE_URL
+PINNED, RELEASE_URL = remote.PACKS, remote.RELEASE_URL
 
 DETECTOR = b"detector" * 1000
 OTHER = b"recogniser" * 1000
@@ -33,13 +34,13 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def pack_of(archive: bytes, *, name: str = "tiny") -> store.Pack:
-    return store.Pack(
+def pack_of(archive: bytes, *, name: str = "tiny") -> remote.Pack:
+    return remote.Pack(
         name=name,
         archive_bytes=len(archive),
         archive_sha256=hashlib.sha256(archive).hexdigest(),
-        member="det.onnx",
-        member_sha256=hashlib.sha256(DETECTOR).hexdigest(),
+        file_name="det.onnx",
+        file_sha256=hashlib.sha256(DETECTOR).hexdigest(),
     )
 
 
@@ -50,45 +51,12 @@ PACK = pack_of(ARCHIVE)
 Find = Callable[[str | Path | None], Path]
 
 
-class Server:
-    """Answers each path with (status, headers, body) and remembers what was asked for."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        self.asked: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                status, headers, body = outer.answers.get(self.path, (404, {}, b"nothing here"))
-                self.send_response(status)
-                for key, value in ({"Content-Length": str(len(body))} | headers).items():
-                    self.send_header(key, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-    def serve(self, path: str, body: bytes = b"", *, status: int = 200, **headers: str) -> None:
-        self.answers[path] = (status, {k.replace("_", "-"): v for k, v in headers.items()}, body)
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,))
-    thread.start()
-    monkeypatch.setattr(store, "RELEASE_URL", server.url)
     monkeypatch.setenv("no_proxy", "*")
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
+    with serving() as server:
+        monkeypatch.setattr(remote, "RELEASE_URL", server.url)
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +66,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(store, "RELEASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(remote, "RELEASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(store, "PACKS", {"tiny": PACK})
     monkeypatch.chdir(tmp_path)
     return home
@@ -124,7 +92,7 @@ def put(path: Path, content: bytes = DETECTOR) -> Path:
     return path
 
 
-def use_packs(monkeypatch: pytest.MonkeyPatch, *packs: store.Pack) -> None:
+def use_packs(monkeypatch: pytest.MonkeyPatch, *packs: remote.Pack) -> None:
     monkeypatch.setattr(store, "PACKS", {pack.name: pack for pack in packs})
 
 
@@ -204,16 +172,16 @@ def test_a_missing_detector_names_the_packs(find: Find, wanted: str) -> None:
         find(wanted)
 
 
-def test_none_with_nothing_cached_offers_the_choices(
-    find: Find, server: Server, notices: list[str], monkeypatch: pytest.MonkeyPatch, home: Path
+def test_none_with_nothing_embedded_offers_the_choices(
+    find: Find, server: Server, notices: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store, "DEFAULT_DETECTOR", "gone")
     large = replace(PACK, name="large", archive_bytes=288_621_354)
     use_packs(monkeypatch, PACK, large)
     with pytest.raises(UsageError) as caught:
         find(None)
     for part in ("ONNX", "YuNet", "Apache-2.0", "tiny", "large (289 MB)", "non-commercial"):
         assert part in str(caught.value)
-    assert str(home / ".insightface" / "models") in str(caught.value)
     assert (server.asked, notices) == ([], [])
 
 
@@ -226,21 +194,40 @@ def test_a_cached_pack_is_used_without_the_network(
 ) -> None:
     path = put(home / place / "det.onnx")
     assert find("tiny") == path
-    assert find(None) == path
     assert (server.asked, notices) == ([], [])
 
 
-def test_none_takes_the_first_cached_pack_of_the_table(
-    find: Find, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_none_is_the_embedded_detector_whatever_is_cached(
+    find: Find, home: Path, weights: Path
 ) -> None:
-    use_packs(monkeypatch, *(replace(PACK, name=name) for name in ("z", "a", "m")))
-    models = home / ".insightface" / "models"
-    put(models / "m" / "det.onnx")
-    assert find(None) == models / "m" / "det.onnx"
-    put(models / "a" / "det.onnx")
-    assert find(None) == models / "a" / "det.onnx"
-    put(home / ".cache" / "vafer" / "z" / "det.onnx")
-    assert find(None) == home / ".cache" / "vafer" / "z" / "det.onnx"
+    put(home / ".insightface" / "models" / "tiny" / "det.onnx")
+    with pytest.raises(UsageError, match=f"has no {store.DEFAULT_DETECTOR}"):
+        find(None)
+    embedded = put(weights / f"{store.DEFAULT_DETECTOR}.onnx")
+    other = put(weights / "other.onnx")
+    assert find(None) == find(store.DEFAULT_DETECTOR) == embedded
+    assert find("other") == other
+    assert store.embedded_detectors() == ("other", store.DEFAULT_DETECTOR)
+
+
+def test_a_choice_says_where_it_came_from(weights: Path, home: Path, tmp_path: Path) -> None:
+    def ignore(text: str) -> None:
+        pass
+
+    put(weights / f"{store.DEFAULT_DETECTOR}.onnx")
+    put(home / ".insightface" / "models" / "tiny" / "det.onnx")
+    mine = put(tmp_path / "mine.safetensors")
+    default = store.choose_model(None, on_notice=ignore)
+    detector = store.choose_detector("tiny", on_notice=ignore)
+    assert store.describe_choice(default, detector) == (
+        f"model {store.DEFAULT_MODEL} (embedded, the default), detector tiny (cached)"
+    )
+    named = store.choose_model(store.DEFAULT_MODEL, on_notice=ignore)
+    assert str(named) == f"{store.DEFAULT_MODEL} (embedded)"
+    assert store.choose_model(mine, on_notice=ignore) == store.Choice("mine", mine, "file")
+    assert (
+        str(store.choose_detector(None, on_notice=ignore)) == "vafer-faces (embedded, the default)"
+    )
 
 
 def test_a_pack_name_wins_over_a_file_of_that_name(find: Find, home: Path, tmp_path: Path) -> None:
@@ -250,15 +237,14 @@ def test_a_pack_name_wins_over_a_file_of_that_name(find: Find, home: Path, tmp_p
     assert find("./tiny").samefile(file)
 
 
-@pytest.mark.parametrize("wanted", ["tiny", None])
 def test_a_damaged_cached_file_is_refused_and_not_replaced(
-    find: Find, server: Server, home: Path, wanted: str | None
+    find: Find, server: Server, home: Path
 ) -> None:
     server.serve("/tiny.zip", ARCHIVE)
     path = put(home / ".insightface" / "models" / "tiny" / "det.onnx", DETECTOR[:-1] + b"!")
     with pytest.raises(ModelError) as caught:
-        find(wanted)
-    for part in (str(path), store.sha256(path), PACK.member_sha256, "Delete it"):
+        find("tiny")
+    for part in (str(path), store.sha256(path), PACK.file_sha256, "Delete it"):
         assert part in str(caught.value)
     assert server.asked == []
     assert path.read_bytes().endswith(b"!")
@@ -278,7 +264,7 @@ def test_without_a_home_only_a_path_will_do(
 
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(UsageError, match="set HOME"):
-        find(None)
+        find("tiny")
     assert find(put(tmp_path / "own.onnx")) == tmp_path / "own.onnx"
 
 
@@ -297,7 +283,7 @@ def test_pull_keeps_the_detector_alone_and_is_done_once(
     path = find("tiny")
     assert path.read_bytes() == DETECTOR
     assert files_in(home) == [path]
-    assert find("tiny") == find(None) == path
+    assert find("tiny") == path
     assert server.asked == ["/tiny.zip"]
     assert len(notices) == 1
     assert "non-commercial research" in notices[0]
@@ -383,9 +369,9 @@ def test_no_server(find: Find, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_silent_server_is_given_up(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(store, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.05)
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as silent:  # never serves
-        monkeypatch.setattr(store, "RELEASE_URL", f"http://127.0.0.1:{silent.server_port}")
+        monkeypatch.setattr(remote, "RELEASE_URL", f"http://127.0.0.1:{silent.server_port}")
         with pytest.raises(ModelError, match="timed out"):
             find("tiny")
 
@@ -451,13 +437,13 @@ def test_pulls_at_the_same_time_do_not_meet(
     find: Find, server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = threading.Barrier(4, timeout=10)
-    unpack = store._unpack
+    unpack = pulling._unpack
 
     def unpack_together(*args: object) -> object:
         together.wait()  # all four have their archive and none its detector
         return unpack(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_unpack", unpack_together)
+    monkeypatch.setattr(pulling, "_unpack", unpack_together)
     server.serve("/tiny.zip", ARCHIVE)
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(find, ["tiny"] * 4))
@@ -472,12 +458,12 @@ def test_the_pinned_table_is_well_formed() -> None:
     assert list(PINNED) == ["buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc", "antelopev2"]
     for name, pack in PINNED.items():
         assert pack.name == name
-        assert pack.archive_url.endswith(f"/{name}.zip")
+        assert pack.files[0].url.endswith(f"/{name}.zip")
         assert pack.archive_bytes > 10e6
-        assert Path(pack.member).name == pack.member
-        assert pack.member.endswith(".onnx")
+        assert Path(pack.file_name).name == pack.file_name
+        assert pack.file_name.endswith(".onnx")
         assert re.fullmatch("[0-9a-f]{64}", pack.archive_sha256)
-        assert re.fullmatch("[0-9a-f]{64}", pack.member_sha256)
+        assert re.fullmatch("[0-9a-f]{64}", pack.file_sha256)
     assert len({pack.archive_sha256 for pack in PINNED.values()}) == len(PINNED)
 
 
@@ -495,7 +481,7 @@ def test_pinned_detectors_are_the_real_ones(
 ) -> None:
     monkeypatch.setattr(store, "PACKS", PINNED)
     for name in packs:
-        cached = home / ".insightface" / "models" / name / PINNED[name].member
+        cached = home / ".insightface" / "models" / name / PINNED[name].file_name
         cached.parent.mkdir(parents=True)
         shutil.copyfile(shared / "models" / file, cached)
         assert find(name) == cached

@@ -101,14 +101,18 @@ def annotate(
     ],
     model: Annotated[
         str | None,
-        typer.Option(help="Embedded model or .safetensors file.", show_default="the embedded one"),
+        typer.Option(
+            help="A name of `vafer models list`, or a .safetensors file.",
+            show_default="the embedded one",
+        ),
     ] = None,
     detector: Annotated[
         str | None,
         typer.Option(
-            help="Face detector: an ONNX file (SCRFD or YuNet), or an insightface pack such as "
-            "buffalo_l, which is downloaded once (non-commercial research only).",
-            show_default="a pack that is on this machine",
+            help="Face detector: a name of `vafer models list`, or an ONNX file (SCRFD or YuNet). "
+            "An insightface pack such as buffalo_l is downloaded once (non-commercial research "
+            "only).",
+            show_default="the embedded one",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -205,8 +209,8 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Predict with this: an embedded model, a .safetensors file, or a folder of runs "
-            "with one model a fold.",
+            help="Predict with this: a name of `vafer models list`, a .safetensors file, or a "
+            "folder of runs with one model a fold.",
             show_default="the embedded one",
         ),
     ] = None,
@@ -256,7 +260,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Face detector, as of annotate, where the dataset does not give landmarks.",
-            show_default="a pack that is on this machine",
+            show_default="the embedded one",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -387,6 +391,93 @@ def train(
                 raise typer.Exit(EXIT_SOME_FAILED) from error
         if leads and not quiet:
             console.show_outcome(outcome)
+
+
+models = typer.Typer(
+    name="models",
+    no_args_is_help=True,
+    help="What models and face detectors there are, and how to get others.",
+)
+app.add_typer(models)
+
+
+@models.command("list")
+def list_models() -> None:
+    """List what is known by name: embedded in vafer, on this machine, or to be pulled.
+
+    Touches no network.
+    """
+    with _errors_shown():
+        from vafer.catalogue import entries
+
+        console.show_entries(entries())
+
+
+@models.command("info")
+def model_info(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|PATH",
+            help="A name of the list, a .safetensors or .onnx file, or a run folder.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Show what a model or detector is: licence, input, what it was trained on, its scores.
+
+    Touches no network: of what is not on this machine, it says what `pull` would do.
+    """
+    with _errors_shown():
+        from vafer.catalogue import info
+
+        console.show_info(info(name))
+
+
+@models.command("pull")
+def pull_model(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name of the list.", show_default=False)
+    ],
+) -> None:
+    """Download a model or detector that vafer may not ship, check it and keep it.
+
+    Its licence is shown first. `http_proxy` and `https_proxy` are honoured.
+    """
+    with _errors_shown(interrupted="nothing was kept"):
+        from vafer.store import embedded_detectors, embedded_models, pull_named
+
+        _interrupts_raise()
+        if name in (*embedded_models(), *embedded_detectors()):
+            typer.echo(f"{name} is embedded in vafer: there is nothing to pull")
+            return
+        path, is_new = pull_named(name, on_notice=console.show_notice)
+        typer.echo(f"{name} is {'now' if is_new else 'already'} at {path}")
+
+
+@models.command("convert")
+def convert_model(
+    encoder: Annotated[
+        Path, typer.Argument(metavar="ENCODER", help="As Encoder.t7.", show_default=False)
+    ],
+    regressor: Annotated[
+        Path, typer.Argument(metavar="REGRESSOR", help="As FC_layer.t7.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="NAME.safetensors", help="File to write.", show_default=False),
+    ],
+) -> None:
+    """Turn the two PyTorch files of CAF's authors into one model file for `annotate --model`.
+
+    Nothing in the files is executed; a file that is there already is not overwritten.
+    """
+    with _errors_shown(interrupted="nothing was written"):
+        from vafer.convert import convert
+
+        _interrupts_raise()
+        convert(encoder, regressor, out)
+        typer.echo(f"model: {out}")
 
 
 @contextmanager

@@ -1,17 +1,22 @@
 """What the command line shows: progress on stderr, tables on stdout. rich lives here alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait for them
     from train.run import Outcome, Report
     from vafer.annotation import Progress, Results
+    from vafer.catalogue import Entry, Info
     from vafer.evaluation import Evaluation
     from vafer.predicting import EvaluationProgress
+
+PIPE_COLUMNS = 250  # of a table that no terminal wraps
+SHORT_LIST = 5  # longer ones of a card are shown as their length
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -273,6 +278,85 @@ def _with_deviation(found: dict[str, float | None]) -> str:
     if found["mean"] is None:
         return "undefined"
     return f"{found['mean']:.3f}" + (f" ± {found['sd']:.3f}" if found["sd"] is not None else "")
+
+
+def show_entries(entries: Sequence["Entry"]) -> None:
+    """Print the table of models and detectors; one line each where it goes to a file or a pipe."""
+    is_watched = stdout.is_terminal
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "kind", "where"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("licence", min_width=14)  # no word is cut
+    table.add_column("scores")
+    for entry in entries:
+        scores = (
+            Text("damaged: see below", style="red")
+            if entry.problem
+            else Text(("\n" if is_watched else "; ").join(entry.scores))
+        )
+        table.add_row(
+            Text(f"{entry.name}{' *' if entry.is_default else ''}"),
+            entry.kind,
+            entry.where,
+            f"{entry.n_bytes / 1e6:.1f} MB",
+            Text(entry.licence),
+            scores,
+        )
+    (stdout if is_watched else Console(width=PIPE_COLUMNS)).print(table, soft_wrap=False)
+    if any(entry.is_default for entry in entries):
+        stdout.print("* used when none is named")
+    if any(score.startswith("CCC ") for entry in entries for score in entry.scores):
+        stdout.print("CCC: of valence and arousal, on the set that is named")
+    for entry in entries:
+        if entry.problem:
+            stdout.print(_printable(f"{entry.name}: {entry.problem}"), style="red", markup=False)
+
+
+def show_info(info: "Info") -> None:
+    """Print what a model or detector is: a line a fact, then its training and metrics."""
+    width = max(map(len, info.facts))
+    for name, text in info.facts.items():
+        for i, line in enumerate(text.splitlines() or [""]):
+            stdout.print(f"{'' if i else name:{width}}  {_printable(line)}", markup=False)
+    for title, values in (("training", info.training), ("metrics", info.metrics)):
+        if values:
+            stdout.print(f"\n{title}", style="bold")
+            for line in _tree(values, "  "):
+                stdout.print(line, markup=False)
+
+
+def _tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """What a card holds, a line each; numbers that belong together share one."""
+    for key, value in values.items():
+        name = _printable(str(key))
+        if not isinstance(value, Mapping):
+            # An interval stands behind what it is of.
+            if not key.endswith("_ci") or key.removesuffix("_ci") not in values:
+                yield f"{indent}{name}  {_leaf(value, values.get(f'{key}_ci'))}"
+        elif any(isinstance(v, str | Mapping) for v in value.values()) or not value:
+            yield f"{indent}{name}"
+            yield from _tree(value, f"{indent}  ")
+        else:
+            numbers = ", ".join(line.replace("  ", " ") for line in _tree(value, ""))
+            yield f"{indent}{name}  {numbers}"
+
+
+def _leaf(value: object, interval: object = None) -> str:
+    """A value of a card: long lists as their length, numbers in three digits, an interval after."""
+    if isinstance(value, float):
+        shown = f"{value:.3g}" if abs(value) < 0.001 else f"{value:.3f}".rstrip("0").rstrip(".")
+    elif isinstance(value, int) and not isinstance(value, bool):
+        shown = f"{value:,}"
+    elif isinstance(value, list | tuple):
+        shown = (
+            f"[{', '.join(map(_leaf, value))}]"
+            if len(value) <= SHORT_LIST
+            else f"{len(value):,} values"
+        )
+    else:
+        shown = "none" if value is None else _printable(str(value))
+    return f"{shown} {_leaf(interval)}" if interval else shown
 
 
 def _printable(text: str) -> str:

@@ -89,7 +89,7 @@ def evaluate(
         raise UsageError(f"batch size {batch_size}: expected 1 or more")
     options = split or SplitOptions()
     given = None if predictions is None else Path(predictions)
-    models = () if given is not None else model_files(model)
+    models = () if given is not None else model_files(model, on_notice=on_notice)
     files = () if given is None else prediction_files(given)
     torch_device = choose_device(device)
 

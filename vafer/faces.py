@@ -44,8 +44,9 @@ class Detector:
     """A face detector read from an ONNX file.
 
     device: where it is to run; the attribute says where it does: ONNX Runtime may have no CUDA, and
-    YuNet runs on the CPU. has_landmarks: whether its faces have the five landmarks. Raises
-    ModelError when the file is no face detector of a known family.
+    YuNet runs on the CPU. has_landmarks: whether its faces have the five landmarks. fixed_input:
+    (width, height) where the network takes no other. Raises ModelError when the file is no face
+    detector of a known family.
     """
 
     def __init__(
@@ -54,19 +55,19 @@ class Detector:
         self.path = path
         self.options = options or DetectorOptions()
         self.sha256 = sha256(path)
-        if _is_yunet(path):
+        if is_yunet(path):
             loaded = _load_yunet(path, self.options.threshold)
         else:
             loaded = _load_insightface(path, self.options.threshold, device)
         self._network = loaded.network
-        self._fixed_input = loaded.fixed_input
+        self.fixed_input = loaded.fixed_input
         self.has_landmarks = loaded.has_landmarks
         self.device = loaded.device
 
     def detect(self, image: np.ndarray) -> Faces:
         """Find the faces of one frame: image uint8 (H, W, 3) RGB → Faces in its pixels."""
         height, width = image.shape[:2]
-        canvas, scale = _fit(image, self.options.size, self._fixed_input)
+        canvas, scale = _fit(image, self.options.size, self.fixed_input)
         boxes_scores, landmarks = self._network(canvas)
         boxes = boxes_scores[:, :4] / np.tile(scale, 2)
         boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
@@ -116,7 +117,7 @@ class _Loaded:
     fixed_input: tuple[int, int] | None = None  # width, height
 
 
-def _is_yunet(path: Path) -> bool:
+def is_yunet(path: Path) -> bool:
     """Tell YuNet's export by its twelve outputs: class, objectness, box, landmarks × 3 strides."""
     import onnx
 

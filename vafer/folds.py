@@ -1,6 +1,6 @@
 """Who a model was trained on, against who is scored; and of several models, which held out whom."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,19 @@ from vafer.datasets.labels import Dataset, some
 from vafer.datasets.splits import Selection, hash_name
 from vafer.errors import ModelError, UsageError, display_path
 from vafer.model import ModelCard, read_card
-from vafer.store import embedded_models, find_model
+from vafer.store import find_model, is_model_name
 
 
-def model_files(model: str | Path | None) -> tuple[Path, ...]:
+def model_files(
+    model: str | Path | None, *, on_notice: Callable[[str], None] = lambda text: None
+) -> tuple[Path, ...]:
     """The file of a model; or those of a folder of runs, `*/model.safetensors`.
 
-    An embedded name means the embedded model, whatever folder is so called. Raises ModelError where
+    A name that vafer knows means that model, whatever folder is so called. Raises ModelError where
     there is none.
     """
-    if model is None or str(model) in embedded_models() or not _is_folder(Path(model)):
-        return (find_model(model),)
+    if model is None or is_model_name(str(model)) or not _is_folder(Path(model)):
+        return (find_model(model, on_notice=on_notice),)
     one = Path(model) / "model.safetensors"
     several = sorted(Path(model).glob("*/model.safetensors"))
     if one.is_file() and several:

@@ -1,0 +1,256 @@
+"""What is known by name, what a file says of itself, and the pull of the authors' pair."""
+
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from tests.servers import Server, serving
+from vafer import catalogue, pulling, remote, store
+from vafer.catalogue import detector_card, entries, info, short_scores
+from vafer.convert import ENCODER, REGRESSOR
+from vafer.errors import ModelError, UsageError
+from vafer.model import AVNet, load_model
+
+
+def saved(state: dict[str, torch.Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def published() -> tuple[bytes, bytes]:
+    """A pair of files as the authors', of random weights."""
+    torch.manual_seed(1)
+    ours = AVNet("alexnet", 6).state_dict()
+    encoder, regressor = (
+        saved({theirs: ours[name] for theirs, name in names.items()})
+        for names in (ENCODER, REGRESSOR)
+    )
+    return encoder, regressor
+
+
+@pytest.fixture
+def pair(published: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch) -> remote.Pair:
+    encoder, regressor = map(blob, published)
+    pair = replace(remote.CAF_ALEXNET, encoder_blob=encoder, regressor_blob=regressor)
+    for module in (store, catalogue):
+        monkeypatch.setattr(module, "PAIRS", {pair.name: pair})
+    return pair
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home and no way out to the network."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(remote, "RELEASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(remote, "CAF_URL", "http://127.0.0.1:9")
+    return home
+
+
+@pytest.fixture
+def server(
+    published: tuple[bytes, bytes], pair: remote.Pair, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    with serving() as server:
+        monkeypatch.setattr(remote, "CAF_URL", server.url)
+        server.serve("/Encoder.t7", published[0])
+        server.serve("/FC_layer.t7", published[1])
+        yield server
+
+
+def everything_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() or not any(path.iterdir())]
+
+
+def test_the_authors_pair_is_pulled_once_with_a_notice(server: Server, home: Path) -> None:
+    notices: list[str] = []
+    path = store.find_model("caf-alexnet", on_notice=notices.append)
+    assert path == home / ".cache" / "vafer" / "caf-alexnet" / "caf-alexnet.safetensors"
+    assert everything_in(home) == [path]
+    assert store.find_model("caf-alexnet", on_notice=notices.append) == path
+    assert server.asked == ["/Encoder.t7", "/FC_layer.t7"]
+    assert len(notices) == 1
+    assert "not stated by its authors" in notices[0]
+    assert f"{server.url}/Encoder.t7" in notices[0]
+    card = load_model(path).card
+    assert card.name == "caf-alexnet"
+    assert store.pull_named("caf-alexnet", on_notice=notices.append) == (path, False)
+
+
+@pytest.mark.parametrize("name", ["/Encoder.t7", "/FC_layer.t7"])
+def test_half_a_pair_leaves_nothing(server: Server, home: Path, name: str) -> None:
+    status, headers, body = server.answers[name]
+    server.serve(name, body[:-1] + b"!")
+    with pytest.raises(ModelError) as caught:
+        store.find_model("caf-alexnet")
+    for part in (f"{server.url}{name}: sent git blob id", "Nothing was kept", "models convert"):
+        assert part in str(caught.value)
+    assert everything_in(home / ".cache" / "vafer") == []
+    server.answers[name] = (status, headers, body)
+    assert store.find_model("caf-alexnet").is_file()
+
+
+def test_an_interrupt_between_the_two_leaves_nothing(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pulling.download
+
+    def once(file: remote.RemoteFile, path: Path) -> None:
+        if file.url.endswith("FC_layer.t7"):
+            raise KeyboardInterrupt
+        real(file, path)
+
+    monkeypatch.setattr(pulling, "download", once)
+    with pytest.raises(KeyboardInterrupt):
+        store.find_model("caf-alexnet")
+    assert everything_in(home / ".cache" / "vafer") == []
+
+
+def test_two_pulls_at_once_do_not_meet(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2, timeout=60)
+    real = pulling._make
+
+    def make_together(*args: object) -> None:
+        together.wait()
+        real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pulling, "_make", make_together)
+    with ThreadPoolExecutor(2) as pool:
+        paths = set(pool.map(store.find_model, ["caf-alexnet"] * 2))
+    assert everything_in(home) == [*paths]
+
+
+def test_a_damaged_cached_model_is_refused_and_listed(
+    server: Server, pair: remote.Pair, home: Path
+) -> None:
+    path = store.find_model("caf-alexnet")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelError, match=r"caf-alexnet\.safetensors.*Delete it and run"):
+        store.find_model("caf-alexnet")
+    (found,) = (entry for entry in entries() if entry.name == "caf-alexnet")
+    assert found.where == "cached"
+    assert "Delete it" in str(found.problem)
+
+
+def test_a_cached_model_of_other_weights_is_refused(
+    server: Server, pair: remote.Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.find_model("caf-alexnet")
+    monkeypatch.setattr(store, "PAIRS", {pair.name: replace(pair, encoder_blob="0" * 40)})
+    with pytest.raises(ModelError, match="made from git blobs"):
+        store.find_model("caf-alexnet")
+
+
+def test_entries_are_all_names_and_the_defaults_are_marked(home: Path) -> None:
+    found = entries()
+    assert {entry.name for entry in found} == {
+        *store.embedded_models(),
+        *store.embedded_detectors(),
+        *remote.PAIRS,
+        *remote.PACKS,
+    }
+    by_name = {entry.name: entry for entry in found}
+    default = by_name[store.DEFAULT_MODEL]
+    assert default.is_default
+    assert (default.kind, default.where, default.licence) == ("model", "embedded", "Apache-2.0")
+    assert default.scores[0].startswith("CCC 0.")
+    assert not any(entry.is_default for entry in found if entry.where != "embedded")
+    assert by_name["buffalo_s"].where == "remote"
+    assert by_name["buffalo_s"].n_bytes == 127_607_557
+    assert "non-commercial" in by_name["buffalo_s"].licence
+    assert not everything_in(home)[1:]
+
+
+def test_damaged_files_do_not_break_the_list(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "bad.safetensors").write_bytes(b"no model")
+    (weights / "bad-faces.onnx").write_bytes(b"no graph")
+    monkeypatch.setattr(store, "WEIGHTS", weights)
+    pack = home / ".insightface" / "models" / "buffalo_l" / "det_10g.onnx"
+    pack.parent.mkdir(parents=True)
+    pack.write_bytes(b"cut off")
+    problems = {entry.name: str(entry.problem) for entry in entries() if entry.problem}
+    assert problems.keys() == {"bad", "bad-faces", "buffalo_l"}
+    assert "Delete it" in problems["buffalo_l"]
+
+
+def test_info_of_a_model_by_name_file_and_run_folder(untrained: Path, tmp_path: Path) -> None:
+    found = info(store.DEFAULT_MODEL)
+    assert found.facts["parameters"] == "2,535,834, stored as F16"
+    assert found.facts["SHA-256"] == store.sha256(store.find_model(None))
+    assert "used when none is named" in found.facts["where"]
+    assert found.metrics
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.safetensors").write_bytes(untrained.read_bytes())
+    for name in (untrained, run):
+        facts = info(str(name)).facts
+        assert facts["name"] == "untrained"
+        assert facts["input"].startswith("64 × 64 pixels, RGB, aligned")
+
+
+def test_info_of_detectors(shared: Path, yunet: Path, tmp_path: Path) -> None:
+    facts = info(str(yunet)).facts
+    assert facts["family"].startswith("YuNet")
+    assert (facts["input"], facts["landmarks"]) == ("any size", "five")
+    model = onnx.load(shared / "models" / "scrfd_500m.onnx")
+    card = {"name": "ours", "licence": "Apache-2.0", "metrics": {"held_out": {"recall": 0.97}}}
+    onnx.helper.set_model_props(model, {"vafer": json.dumps(card)})
+    path = tmp_path / "ours.onnx"
+    onnx.save(model, path)
+    found = info(str(path))
+    assert found.facts["family"].startswith("SCRFD")
+    assert (found.facts["name"], found.facts["licence"]) == ("ours", "Apache-2.0")
+    assert found.metrics == card["metrics"]
+    for text in ("not json", "[1]"):
+        onnx.helper.set_model_props(model, {"vafer": text})
+        onnx.save(model, path)
+        with pytest.raises(ModelError, match="its card is"):
+            detector_card(path)
+
+
+def test_info_of_what_is_not_here_says_what_pull_would_do(home: Path) -> None:
+    facts = info("buffalo_s").facts
+    assert facts["to pull"] == "vafer models pull buffalo_s"
+    assert remote.PACKS["buffalo_s"].archive_sha256 in facts["buffalo_s.zip"]
+    facts = info("caf-alexnet").facts
+    assert "git blob id 0682ae01d35b2bd13c64d78a92e93032279004a7" in facts["Encoder.t7"]
+    assert "not stated by its authors" in facts["licence"]
+    assert not everything_in(home)[1:]
+    with pytest.raises(UsageError, match=r"nonesuch: no such file.*buffalo_s"):
+        info("nonesuch")
+
+
+def test_short_scores() -> None:
+    metrics = {
+        "a": {"valence": {"ccc": 0.5}, "arousal": {"ccc": None}},
+        "b": {"recall": 0.9712, "false faces": 2, "detail": {}},
+        "c": {"text": "x"},
+        "n": 7,
+    }
+    assert list(short_scores(metrics)) == [
+        "CCC 0.50 – a", "b: recall 0.971, false faces 2", "n 7",
+    ]  # fmt: skip

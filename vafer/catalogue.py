@@ -1,0 +1,289 @@
+"""What models and detectors there are, and what each says of itself."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from vafer import store
+from vafer.download import sha256
+from vafer.errors import ModelError, UsageError
+from vafer.remote import PACKS, PAIRS, Pack, Pair
+
+METADATA_KEY = "vafer"  # of an ONNX file's metadata_props: the card of a detector of ours, as JSON
+
+Kind = Literal["model", "detector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model or detector that vafer knows by name.
+
+    n_bytes: of the file; of the download where it is remote. scores: short, empty where none are
+    known. is_default: it is used when none is named. problem: why it cannot be used, if so.
+    """
+
+    name: str
+    kind: Kind
+    where: Literal["embedded", "cached", "remote"]
+    n_bytes: int
+    licence: str
+    scores: tuple[str, ...] = ()
+    is_default: bool = False
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a file, or what could be pulled, is: facts in words, then what its card holds.
+
+    training, metrics: free-form, as in `ModelCard`.
+    """
+
+    facts: dict[str, str]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def entries() -> list[Entry]:
+    """All that vafer knows by name: models, then detectors, the embedded ones first.
+
+    The network is not touched, and a damaged file is an entry with its problem.
+    """
+    return [
+        *(_embedded(name, "model") for name in store.embedded_models()),
+        *map(_remote, PAIRS.values()),
+        *(_embedded(name, "detector") for name in store.embedded_detectors()),
+        *map(_remote, PACKS.values()),
+    ]
+
+
+def info(name_or_path: str) -> Info:
+    """What is known of a model or detector: a name, a file, or a run folder of `vafer train`.
+
+    The network is not touched. Raises ModelError, UsageError where there is nothing of that name.
+    """
+    if name_or_path in store.embedded_models():
+        return _model_info(store.WEIGHTS / f"{name_or_path}.safetensors", "embedded")
+    if name_or_path in store.embedded_detectors():
+        return _detector_info(store.WEIGHTS / f"{name_or_path}.onnx", "embedded")
+    if item := store.remote(name_or_path):
+        path = store.cached(item)
+        if path is None:
+            return _remote_info(item)
+        return _model_info(path, "cached") if isinstance(item, Pair) else _pack_info(item, path)
+    path = Path(name_or_path)
+    if (path / "model.safetensors").is_file():
+        path /= "model.safetensors"
+    if not path.is_file():
+        names = ", ".join(entry.name for entry in entries())
+        raise UsageError(
+            f"{name_or_path}: no such file, and no name that vafer knows. Expected a .safetensors "
+            f"or .onnx file, a run folder, or one of {names}"
+        )
+    return _detector_info(path) if path.suffix == ".onnx" else _model_info(path)
+
+
+def detector_card(path: Path) -> dict[str, Any]:
+    """What an ONNX file says of itself under the key `vafer`; empty for others' files.
+
+    Raises ModelError when it is no ONNX file, or when what it says is no JSON object.
+    """
+    import onnx
+
+    try:
+        properties = onnx.load_model(str(path), load_external_data=False).metadata_props
+    except Exception as error:  # protobuf's own, among others
+        raise ModelError(f"{path} cannot be read as an ONNX file: it is damaged, or of another "
+                         f"kind ({error})") from error  # fmt: skip
+    text = next((entry.value for entry in properties if entry.key == METADATA_KEY), "{}")
+    try:
+        card = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{path}: its card is not JSON ({error})") from error
+    if not isinstance(card, dict):
+        raise ModelError(f"{path}: its card is {text[:40]}, expected a JSON object")
+    return card
+
+
+def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """One line a set: the CCC of valence and arousal where there is one, else its first numbers."""
+    for name, found in metrics.items():
+        if isinstance(found, Mapping):
+            cccs = [
+                found[dimension].get("ccc")
+                for dimension in ("valence", "arousal")
+                if isinstance(found.get(dimension), Mapping)
+            ]
+            if any(ccc is not None for ccc in cccs):
+                yield f"CCC {' '.join(_ccc(ccc) for ccc in cccs)} {name}"
+                continue
+            numbers = [f"{key} {_number(v)}" for key, v in found.items() if _is_number(v)]
+            if numbers:
+                yield f"{name}: {', '.join(numbers[:2])}"
+        elif _is_number(found):
+            yield f"{name} {_number(found)}"
+
+
+def _ccc(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _embedded(name: str, kind: Kind) -> Entry:
+    suffix = ".safetensors" if kind == "model" else ".onnx"
+    path = store.WEIGHTS / f"{name}{suffix}"
+    licence, problem = "unknown", None
+    scores: tuple[str, ...] = ()
+    try:
+        licence, metrics = _licence_and_metrics(path, kind)
+        scores = tuple(short_scores(metrics))
+    except ModelError as error:
+        problem = str(error)
+    default = store.DEFAULT_MODEL if kind == "model" else store.DEFAULT_DETECTOR
+    return Entry(
+        name=name,
+        kind=kind,
+        where="embedded",
+        n_bytes=path.stat().st_size,
+        licence=licence,
+        scores=scores,
+        is_default=name == default,
+        problem=problem,
+    )
+
+
+def _licence_and_metrics(path: Path, kind: Kind) -> tuple[str, Mapping[str, Any]]:
+    if kind == "model":
+        from vafer.model import read_card
+
+        card = read_card(path)
+        return card.licence, card.metrics
+    values = detector_card(path)
+    return str(values.get("licence", "unknown")), values.get("metrics", {})
+
+
+def _remote(item: Pack | Pair) -> Entry:
+    kind: Kind = "model" if isinstance(item, Pair) else "detector"
+    problem, path = None, None
+    try:
+        path = store.cached(item)
+    except (ModelError, UsageError) as error:  # UsageError: there is no home to look in
+        problem = str(error)
+    is_here = path is not None or problem is not None
+    return Entry(
+        name=item.name,
+        kind=kind,
+        where="cached" if is_here else "remote",
+        n_bytes=path.stat().st_size if path else item.n_bytes,
+        licence=item.licence,
+        problem=problem,
+    )
+
+
+def _file_facts(name: str, kind: str, where: str, path: Path) -> dict[str, str]:
+    n_bytes = path.stat().st_size
+    return {
+        "name": name,
+        "kind": kind,
+        "where": where,
+        "file": str(path),
+        "size": f"{n_bytes / 1e6:.1f} MB ({n_bytes:,} bytes)",
+        "SHA-256": sha256(path),
+    }
+
+
+def _model_info(path: Path, where: str = "file") -> Info:
+    from safetensors import safe_open
+
+    from vafer.model import read_card
+
+    card = read_card(path)
+    with safe_open(path, framework="pt") as file:
+        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+        n_weights = sum(math.prod(one.get_shape()) for one in slices)
+        types = ", ".join(sorted({one.get_dtype() for one in slices}))
+    crop = card.crop
+    colour = "grey (BT.601 luma)" if crop.grey else "RGB"
+    how = (
+        "aligned by five landmarks"
+        if crop.kind == "aligned"
+        else f"square around the detector's box, its longer side × {1 + crop.margin:g}"
+    )
+    is_default = where == "embedded" and path.stem == store.DEFAULT_MODEL
+    return Info(
+        {
+            **_file_facts(card.name, "model", _where(where, is_default), path),
+            "licence": card.licence,
+            "network": f"{card.backbone}, features pooled to {card.pool} × {card.pool}",
+            "parameters": f"{n_weights:,}, stored as {types}",
+            "input": f"{crop.size} × {crop.size} pixels, {colour}, {how}",
+            "normalised": f"mean {_triple(crop.mean)}, deviation {_triple(crop.std)}",
+        },
+        card.training,
+        card.metrics,
+    )
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _where(where: str, is_default: bool) -> str:
+    return f"{where}, used when none is named" if is_default else where
+
+
+def _detector_info(path: Path, where: str = "file") -> Info:
+    from vafer.faces import Detector, is_yunet
+
+    card = detector_card(path)
+    detector = Detector(path)
+    size = detector.fixed_input
+    is_default = where == "embedded" and path.stem == store.DEFAULT_DETECTOR
+    return Info(
+        {
+            **_file_facts(
+                str(card.get("name", path.stem)), "detector", _where(where, is_default), path
+            ),
+            "licence": str(card.get("licence", "not stated in the file")),
+            "family": "YuNet, run by OpenCV"
+            if is_yunet(path)
+            else "SCRFD, or of its output layout",
+            "input": f"{size[0]} × {size[1]} pixels" if size else "any size",
+            "landmarks": "five" if detector.has_landmarks else "none",
+        },
+        card.get("training", {}),
+        card.get("metrics", {}),
+    )
+
+
+def _pack_info(pack: Pack, path: Path) -> Info:
+    found = _detector_info(path, "cached")
+    facts = {**found.facts, "name": pack.name, "licence": f"{pack.licence} ({pack.terms})"}
+    return Info(facts, found.training, found.metrics)
+
+
+def _remote_info(item: Pack | Pair) -> Info:
+    facts = {
+        "name": item.name,
+        "kind": "model" if isinstance(item, Pair) else "detector",
+        "where": "remote: not on this machine",
+        "what": item.origin,
+        "size": f"{item.n_bytes / 1e6:.0f} MB to download",
+        "licence": f"{item.licence} ({item.terms})",
+    }
+    for file in item.files:
+        name = PurePosixPath(file.url).name
+        facts[name] = f"{file.url}\n{file.digest_kind} {file.digest}"
+    facts["to pull"] = f"vafer models pull {item.name}"
+    facts["kept at"] = str(store.cache_folder() / item.name / item.file_name)
+    return Info(facts)

@@ -1,0 +1,66 @@
+"""What is remote → the file that vafer uses, in its cache: whole, or not at all."""
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from vafer.download import download, in_one_line, sha256
+from vafer.errors import ModelError, OutputError
+from vafer.remote import Pack, Pair
+
+
+def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Path:
+    """Download what is named, and keep of it the file that vafer uses, at `<cache>/<name>/`.
+
+    `on_notice` is given the licence first. All or nothing, even in two processes at once. Raises
+    ModelError.
+    """
+    files = item.files
+    on_notice(
+        f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). Downloading "
+        f"{item.n_bytes / 1e6:.0f} MB from {' and '.join(file.url for file in files)}"
+    )
+    target = cache / item.name / item.file_name
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{item.name}-") as folder:
+            downloaded = [Path(folder) / PurePosixPath(file.url).name for file in files]
+            for file, path in zip(files, downloaded, strict=True):
+                download(file, path)
+            made = Path(folder) / item.file_name
+            _make(item, downloaded, made)
+            target.parent.mkdir(exist_ok=True)
+            made.replace(target)
+            return target
+    except (ModelError, OutputError) as error:
+        problem = str(error)
+    except (OSError, zipfile.BadZipFile) as error:
+        problem = f"{files[0].url}: {in_one_line(error)}"
+    raise ModelError(f"{problem}. Nothing was kept. To fetch it by hand, {item.by_hand(target)}")
+
+
+def _make(item: Pack | Pair, downloaded: Sequence[Path], path: Path) -> None:
+    if isinstance(item, Pack):
+        _unpack(item, downloaded[0], path)
+    else:
+        from vafer.convert import convert  # which imports PyTorch
+
+        convert(downloaded[0], downloaded[1], path)
+
+
+def _unpack(pack: Pack, archive: Path, path: Path) -> None:
+    """Write the detector of a pack. Raises ModelError, OSError, BadZipFile."""
+    url = pack.files[0].url
+    with zipfile.ZipFile(archive) as zipped:
+        # Names inside the archive are only compared, never written to: `../` in them is harmless.
+        names = [n for n in zipped.namelist() if PurePosixPath(n).name == pack.file_name]
+        if len(names) != 1:
+            raise ModelError(f"{url}: holds {len(names)} files named {pack.file_name}, expected 1")
+        with zipped.open(names[0]) as source, path.open("wb") as file:
+            shutil.copyfileobj(source, file)
+    if (found := sha256(path)) != pack.file_sha256:
+        raise ModelError(
+            f"{url}: holds a {pack.file_name} with SHA-256 {found}, expected {pack.file_sha256}"
+        )
