@@ -341,6 +341,30 @@ def test_pull_says_what_need_not_be_pulled(tmp_path: Path, monkeypatch: pytest.M
     assert "Nothing was kept" in stderr
 
 
+# Sends itself what Ctrl-C sends, as soon as the download has begun.
+INTERRUPTED_PULL = """
+import os, signal
+from vafer import cli, pulling
+def download(file, path):
+    path.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGINT)
+pulling.download = download
+cli.main()
+"""
+
+
+def test_ctrl_c_in_a_pull_keeps_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_PULL, "models", "pull", "buffalo_s"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 130
+    assert "interrupted; nothing was kept" in done.stderr
+    assert list((tmp_path / "cache" / "vafer").iterdir()) == []
+
+
 def test_convert_writes_a_model_and_refuses_other_files(untrained: Path, tmp_path: Path) -> None:
     import torch
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from tests import trees
 from vafer import evaluation as module
+from vafer import store
 from vafer.cli import app
 from vafer.evaluation import evaluate
 from vafer.lock import own_folder
@@ -494,8 +495,8 @@ def test_what_cannot_be_done_is_said_before_anything_is(
 def test_without_a_detector_faces_are_cropped_by_the_box(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing need be downloaded to score a dataset; what that means is said."""
-    monkeypatch.setenv("HOME", str(tmp_path))
+    """No detector is needed to score a dataset; what that means is said."""
+    monkeypatch.setattr(store, "DEFAULT_DETECTOR", "gone")
     for faces, ways in ((("bboxes",), {"box": 24}), ((), {"no face": 24})):
         root = tmp_path / f"wild-{len(faces)}"
         trees.aff_wild(root, faces=faces, n_videos=2)
