@@ -3,15 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-DETECTOR ?=
 
 .PHONY: demo test check setup setup-dev ffmpeg clean
 
 # The main job on a recording made on the spot: one face that moves, grows and leaves.
 demo: setup
 	$(BIN)/python -m vafer.sample demo/videos/astronaut.mp4
-	$(BIN)/vafer annotate demo/videos --out demo/results.parquet --overwrite $(if $(DETECTOR),--detector '$(DETECTOR)')
-	@$(BIN)/python -c "import polars as pl; pl.Config.set_tbl_cols(-1); pl.Config.set_tbl_width_chars(160); pl.Config.set_tbl_hide_column_data_types(True); pl.Config.set_tbl_hide_dataframe_shape(True); print(pl.read_parquet('demo/results.parquet').filter(pl.col('frame_index') % 15 == 0).select('frame_index', 'time_s', 'track_id', 'x1', 'y1', 'x2', 'y2', 'det_score', 'valence', 'arousal'))"
+	$(BIN)/vafer annotate demo/videos --out demo/results.parquet --overwrite
+	@$(BIN)/python -m vafer.sample --show demo/videos/astronaut.mp4 demo/results.parquet demo/astronaut.png
 
 # Lint, types, and all tests with coverage.
 test: setup-dev ffmpeg

@@ -25,7 +25,7 @@ from vafer.output import Output
 from vafer.parts import check_output, read_table, remove_output
 from vafer.pipeline import Pipeline
 from vafer.probe import probe
-from vafer.store import find_detector, find_model, sha256
+from vafer.store import choose_detector, choose_model, describe_choice, sha256
 from vafer.table import VIDEOS_SCHEMA, to_batch, videos_table
 from vafer.video import VideoReader
 
@@ -111,11 +111,13 @@ def annotate(
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: expected 1 or more")
     torch_device = choose_device(device)
-    detector_path = find_detector(detector, on_notice=on_notice)
-    model_path = find_model(model)
+    chosen_detector = choose_detector(detector, on_notice=on_notice)
+    chosen_model = choose_model(model, on_notice=on_notice)
+    if chosen_detector.is_default or chosen_model.is_default:
+        on_notice(describe_choice(chosen_model, chosen_detector))
     pipeline = Pipeline(
-        Detector(detector_path, detection, device=torch_device),
-        load_model(model_path, device=torch_device),
+        Detector(chosen_detector.path, detection, device=torch_device),
+        load_model(chosen_model.path, device=torch_device),
         batch_size=batch_size,
     )
     if torch_device.startswith("cuda") and pipeline.detector.device == "cpu":
@@ -123,8 +125,16 @@ def annotate(
     run = {
         "id": _run_id(),
         "vafer": __version__,
-        "model": {"name": pipeline.model.card.name, "sha256": sha256(model_path)},
-        "detector": {"name": detector_path.stem, "sha256": pipeline.detector.sha256},
+        "model": {
+            "name": pipeline.model.card.name,
+            "sha256": sha256(chosen_model.path),
+            "origin": chosen_model.origin,
+        },
+        "detector": {
+            "name": chosen_detector.path.stem,
+            "sha256": pipeline.detector.sha256,
+            "origin": chosen_detector.origin,
+        },
         "options": {**asdict(sampling), **{f"det_{k}": v for k, v in asdict(detection).items()}},
         "environment": _environment(pipeline.detector, torch_device, batch_size),
     }

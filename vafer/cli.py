@@ -180,7 +180,7 @@ def annotate(
                 batch_size=batch_size,
                 overwrite=overwrite,
                 on_progress=on_progress,
-                on_notice=console.show_notice,
+                on_notice=console.show_notice if not quiet else lambda text: None,
             )
         if quiet:
             console.show_problems(results)

@@ -27,7 +27,7 @@ from vafer.table import (
 )
 
 # What may differ between two runs of one table and is only recorded.
-_INCIDENTAL = {"id", "vafer", "environment", "name"}
+_INCIDENTAL = {"id", "vafer", "environment", "name", "origin"}
 
 
 class Output:

@@ -50,8 +50,35 @@ def _picture(portrait: np.ndarray, time_s: float, *, gone: bool) -> np.ndarray:
     )
 
 
+def show(recording: Path, results: Path, picture: Path) -> None:
+    """Print some rows of a recording's table and draw it."""
+    import polars as pl
+
+    from vafer.parts import read_table
+    from vafer.plots import plot_annotation
+
+    table = read_table(results).filter(pl.col("video") == recording.name)
+    columns = ["time_s", "track_id", "x1", "y1", "x2", "y2", "det_score", "valence", "arousal"]
+    with pl.Config(
+        tbl_cols=-1,
+        tbl_width_chars=160,
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        float_precision=3,
+    ):
+        print(table.filter(pl.col("frame_index") % 15 == 0).select("frame_index", *columns))
+    plot_annotation(table, recording, picture)
+    print(f"picture: {picture}")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m vafer.sample OUT.mp4")
-    Path(sys.argv[1]).parent.mkdir(parents=True, exist_ok=True)
-    print(write_sample(Path(sys.argv[1])))
+    match sys.argv[1:]:
+        case ["--show", recording, results, picture]:
+            show(Path(recording), Path(results), Path(picture))
+        case [out] if not out.startswith("-"):
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            print(write_sample(Path(out)))
+        case _:
+            sys.exit(
+                "usage: python -m vafer.sample [--show RECORDING RESULTS PICTURE.png | OUT.mp4]"
+            )

@@ -112,16 +112,16 @@ def _draw(ax: Axes, table: pl.DataFrame, dimension: str, name: str, header: str)
     header += f"   ({beyond:,} predictions beyond ±1)" if beyond else ""
     dress(ax, name, "time (s)" if is_timed else "frame", dimension, header=header)
     for y, colour, width in ((predicted, ORANGE, 0.9), (label, BLACK, 1.2)):
-        curve = _curve(x, y, is_after_gap)
-        lone = _is_lone(curve)
-        ax.plot(*curve.T, color=colour, lw=width, marker="o", ms=2 * width, markevery=lone)
+        points = curve(x, y, is_after_gap)
+        lone = is_lone(points)
+        ax.plot(*points.T, color=colour, lw=width, marker="o", ms=2 * width, markevery=lone)
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=not is_timed))
     ax.margins(x=0.01)
     ax.set(ylim=(-1.04, 1.04), yticks=(-1, 0, 1))  # a curve at 1 is as wide as elsewhere
     ax.grid(axis="y", color=PALE, linewidth=0.5)
 
 
-def _curve(x: np.ndarray, y: np.ndarray, is_after_gap: np.ndarray) -> np.ndarray:
+def curve(x: np.ndarray, y: np.ndarray, is_after_gap: np.ndarray) -> np.ndarray:
     """Points (K, 2) of the curve through y (N,), in parts with a row of NaN between them.
 
     A part ends at a gap and where y is NaN. Of many frames, the ends of the parts stay, and the
@@ -149,7 +149,7 @@ def _ends(opens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, np.r_[first[1:], len(opens)] - 1
 
 
-def _is_lone(curve: np.ndarray) -> np.ndarray:
+def is_lone(curve: np.ndarray) -> np.ndarray:
     """Which points (K, 2) of a curve have none beside them, so that no line shows them."""
     missing = np.r_[True, np.isnan(curve[:, 1]), True]
     return ~missing[1:-1] & missing[:-2] & missing[2:]
