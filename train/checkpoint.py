@@ -36,6 +36,7 @@ def save_checkpoint(path: Path, players: Players, progress: Progress) -> None:
         "progress": {name: getattr(progress, name) for name in Progress.__slots__},
         "net": players.net.state_dict(),
         "critic": players.critic.state_dict() if players.critic else None,
+        "reader": players.reader.state_dict() if players.reader else None,
         "objective": players.objective.state() if players.objective else {},
         "optimisers": {name: o.state_dict() for name, o in players.optimisers.items()},
     }
@@ -60,6 +61,8 @@ def load_checkpoint(path: Path, players: Players, *, seed: int) -> Progress:
         if players.critic is not None and players.objective is not None:
             players.critic.load_state_dict(state["critic"])
             players.objective.load_state(state["objective"])
+        if players.reader is not None:
+            players.reader.load_state_dict(state["reader"])
         for name, optimiser in players.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         found = Progress(**state["progress"])

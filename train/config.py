@@ -39,8 +39,10 @@ class DataConfig:
     Aff-Wild's videos that are held out. assignment: file that says who is held out instead, such
     as the split.json of a run or an evaluation. border: pixels of surroundings stored around each
     crop, for augmentation. augment: `crop` is the paper's (random crop and flip), `strong` adds
-    turns, blur, light and occlusion, `none` takes the middle. in_memory: `auto` keeps the decoded
-    set on the device when it takes less than half of its free memory.
+    turns, blur, light and occlusion, `none` takes the middle. labels: of the dataset `faces`, whose
+    faces have the name of an expression; `graded` mixes it with what a face looks like to networks
+    that never saw it. in_memory: `auto` keeps the decoded set on the device when it takes less than
+    half of its free memory.
     """
 
     dataset: Dataset = "affectnet"
@@ -54,6 +56,7 @@ class DataConfig:
     assignment: Path | None = None
     border: int = 16
     augment: Literal["none", "crop", "strong"] = "crop"
+    labels: Literal["norms", "graded"] = "norms"
     in_memory: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
@@ -181,16 +184,18 @@ class OptimiserConfig:
 class TrainConfig:
     """One run, or one a seed.
 
-    critic: the adversary, one of the paper's Table 4. iterations, batch_size: of the global batch,
-    over all processes together. precision: what the encoder computes in; all else is float32
-    always. compile: torch.compile for encoder and regressor. Logged, scored and checkpointed every
-    so many iterations; and at the end.
+    critic: the adversary, one of the paper's Table 4. expression_weight: of a second task beside
+    L_AV, to read the expressions of graded labels off the features; not the paper's. iterations,
+    batch_size: of the global batch, over all processes together. precision: what the encoder
+    computes in; all else is float32 always. compile: torch.compile for encoder and regressor.
+    Logged, scored and checkpointed every so many iterations; and at the end.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
     crop: CropSpec = field(default_factory=lambda: CropSpec(size=224))
     model: ModelConfig = field(default_factory=ModelConfig)
     critic: CriticKind = "caf"
+    expression_weight: float = 0.0
     grouping: GroupingConfig = field(default_factory=GroupingConfig)
     margin: MarginConfig = field(default_factory=MarginConfig)
     game: GameConfig = field(default_factory=GameConfig)
@@ -209,6 +214,9 @@ class TrainConfig:
         for name in ("iterations", "log_every", "evaluate_every", "checkpoint_every"):
             _expect(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _expect(self.batch_size >= 2, "batch_size", self.batch_size, "2 or more")
+        _expect(
+            self.expression_weight >= 0, "expression_weight", self.expression_weight, "0 or more"
+        )
         _expect(bool(self.seeds), "seeds", list(self.seeds), "one or more, as in [0, 1, 2]")
         _expect(len({*self.seeds}) == len(self.seeds), "seeds", list(self.seeds), "each once")
         _expect(min(self.seeds) >= 0, "seeds", list(self.seeds), "0 or more")
@@ -243,7 +251,9 @@ class TrainConfig:
             (f"data.dataset {dataset}", dataset not in ("afew-va", "faces"),
              ("data.fold", "data.n_folds")),
             (f"data.dataset {dataset}", dataset != "aff-wild", ("data.split_*",)),
+            (f"data.dataset {dataset}", dataset != "faces", ("data.labels",)),
             ("data.assignment", self.data.assignment is not None, ("data.n_folds", "data.split_*")),
+            ("data.labels norms", self.data.labels == "norms", ("expression_weight",)),
             ("critic none", self.critic == "none", ("grouping.*", "margin.*", "game.*")),
             (f"critic {self.critic}", self.critic != "caf",
              ("margin.*", "game.chi2_weight", "game.pairs", "game.adv_loss")),

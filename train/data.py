@@ -19,7 +19,8 @@ class FaceSet:
 
     crops: uint8 (M, C, S, S), or a store of M. rows: which of them, int64 (N,). labels: float32
     (N, 2), valence and arousal. subjects: (N,), str or None where the data set names none.
-    expressions: (N,), str or None.
+    expressions: (N,), str or None. posteriors: float32 (N, K), how much of each of K expressions is
+    in each face; None where nobody says.
     """
 
     name: str
@@ -28,6 +29,7 @@ class FaceSet:
     labels: np.ndarray
     subjects: np.ndarray
     expressions: np.ndarray
+    posteriors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,6 +51,7 @@ class FaceSet:
             labels=self.labels[chosen],
             subjects=self.subjects[chosen],
             expressions=self.expressions[chosen],
+            posteriors=None if self.posteriors is None else self.posteriors[chosen],
         )
 
 

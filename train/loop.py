@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from train.augment import crop_and_flip, middle, vary
 from train.checkpoint import Progress
@@ -18,6 +19,7 @@ from train.feed import Feed
 from train.groups import Groups, group, threshold_radius
 from train.parallel import Team, synchronise_batch_norm
 from train.pretrained import load_encoder
+from train.sets import EXPRESSION_NORMS
 from train.steps import Batch, Players, iterate
 from vafer.errors import UsageError, VaferError
 from vafer.model import AVNet
@@ -72,7 +74,11 @@ def make_players(config: TrainConfig, seed: int, device: torch.device, team: Tea
         synchronise_batch_norm(net)
     net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     critic, objective = adversary or (None, None)
-    optimisers = {"regression": _adam(list(net.parameters()), config.optimiser)}
+    reader = None
+    if config.expression_weight and config.data.labels == "graded":
+        reader = nn.Linear(net.n_features, len(EXPRESSION_NORMS)).to(device)
+    moved = [*net.parameters(), *(reader.parameters() if reader else ())]
+    optimisers = {"regression": _adam(moved, config.optimiser)}
     if critic is not None:
         critic.to(device)
         optimisers["critic"] = _adam(list(critic.parameters()), config.optimiser)
@@ -80,7 +86,16 @@ def make_players(config: TrainConfig, seed: int, device: torch.device, team: Tea
     if config.compile:
         net.encoder.compile(dynamic=True)
         net.regressor.compile()
-    return Players(net, critic, objective, optimisers, team, config.precision == "bfloat16")
+    return Players(
+        net,
+        critic,
+        objective,
+        optimisers,
+        team,
+        config.precision == "bfloat16",
+        reader,
+        config.expression_weight,
+    )
 
 
 def training_steps(
@@ -90,12 +105,13 @@ def training_steps(
     config: TrainConfig,
     seed: int,
     progress: Progress,
+    posteriors: np.ndarray | None = None,
 ) -> Iterator[Step]:
     """Train from progress.iteration to config.iterations, keeping `progress`, yielding each step.
 
-    labels: (N, 2), of the feed's crops. Raises DivergedError when a loss is not finite: at once on
-    a CPU; on a GPU, where looking means waiting, when it is logged, scored or kept. It names the
-    first bad iteration in either case.
+    labels: (N, 2), of the feed's crops. posteriors: (N, K), where expressions are read. Raises
+    DivergedError when a loss is not finite: at once on a CPU; on a GPU, where looking means
+    waiting, when it is logged, scored or kept. It names the first bad iteration in either case.
     """
     device, team = feed.device, players.team
     has_critic = players.critic is not None
@@ -111,6 +127,9 @@ def training_steps(
             n_weak=plan.groups.n_weak if plan.groups is not None and plays else 0,
             epoch=plan.epoch,
             generator=generator_of(seed, Purpose.PAIRING, number),
+            posteriors=None
+            if posteriors is None
+            else torch.from_numpy(posteriors[plan.indices]).to(device, non_blocking=True),
         )
         players.net.train()
         if players.critic is not None:

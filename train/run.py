@@ -197,6 +197,8 @@ class _Feeds:
             )
         self.train = Feed(split.train, device, config.data.in_memory)
         self.labels = np.concatenate([faces.labels for faces in split.train])
+        shares = [faces.posteriors for faces in split.train if faces.posteriors is not None]
+        self.posteriors = np.concatenate(shares) if len(shares) == len(split.train) else None
         self.held_out = [
             (faces, Feed([faces], device, config.data.in_memory)) for faces in split.held_out
         ]
@@ -260,7 +262,13 @@ class _Run:
         config = self.config
         clock = Clock(progress.iteration)
         for step in training_steps(
-            players, self.feeds.train, self.feeds.labels, config, self.seed, progress
+            players,
+            self.feeds.train,
+            self.feeds.labels,
+            config,
+            self.seed,
+            progress,
+            self.feeds.posteriors,
         ):
             is_last = step.number == config.iterations
             if step.number % config.log_every == 0 or is_last:

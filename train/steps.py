@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from train.critics import Critic, Objective
@@ -22,7 +23,8 @@ class Batch:
     """One iteration's faces; the weak come first, in the global batch and so in each process's own.
 
     images: own normalised crops (n, 3, S, S). labels: of the global batch (N, 2), valence and
-    arousal; losses are computed in their precision. n_weak: of the global batch; 0 where the
+    arousal; losses are computed in their precision. posteriors: of the global batch (N, K), where
+    expressions are read too. n_weak: of the global batch; 0 where the
     critic does not play. epoch: passes finished. generator: for what the critic's objective draws.
     """
 
@@ -31,12 +33,15 @@ class Batch:
     n_weak: int
     epoch: int
     generator: torch.Generator
+    posteriors: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
 class Players:
     """Who moves, and by what. critic and objective are None where there is no adversary.
 
+    reader: features → logits of the expressions, None where they are not read; the regression step
+    moves it, and weighs its loss with expression_weight.
     bf16: the encoder computes in bfloat16. Regressor, critic and losses never do: the handful of
     values that bfloat16 has near 0 would be all that a regressor could say at first.
     """
@@ -47,6 +52,8 @@ class Players:
     optimisers: dict[str, torch.optim.Optimizer]
     team: Team
     bf16: bool
+    reader: nn.Linear | None = None
+    expression_weight: float = 0.0
 
     def autocast(self) -> torch.autocast:
         device = next(self.net.parameters()).device.type
@@ -107,13 +114,18 @@ def adversarial_step(players: Players, batch: Batch, features: torch.Tensor) -> 
 
 
 def regression_step(players: Players, batch: Batch) -> torch.Tensor:
-    """Move encoder and regressor down L_AV (Algorithm 1, line 8)."""
+    """Move encoder and regressor down L_AV (Algorithm 1, line 8), and down the readers' loss."""
     with players.autocast():
         features = players.net.encoder(batch.images)
-    own = players.net.regressor(features.to(batch.labels))
-    loss = av_loss(players.team.gather(own), batch.labels)
-    _descend(players, "regression", loss, players.net.parameters())
-    return loss.detach()
+    features = features.to(batch.labels)
+    av = av_loss(players.team.gather(players.net.regressor(features)), batch.labels)
+    loss, moved = av, [*players.net.parameters()]
+    if players.reader is not None and batch.posteriors is not None:
+        logits = players.team.gather(players.reader(features))
+        loss = av + players.expression_weight * F.cross_entropy(logits, batch.posteriors)
+        moved += players.reader.parameters()
+    _descend(players, "regression", loss, moved)
+    return av.detach()
 
 
 def _latent(

@@ -176,6 +176,37 @@ def test_sets_are_labelled_and_share_no_person(
     assert not held_out[0] & held_out[1]
 
 
+def test_graded_labels_are_half_by_name_and_half_by_posterior(
+    few_faces: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(EXPRESSION_NORMS)
+    asked: list[np.ndarray] = []
+
+    def all_sad(sets, given, groups, cache, **_):  # type: ignore[no-untyped-def]
+        asked.append(groups)
+        shares = np.zeros((sum(map(len, sets)), len(given)), np.float32)
+        shares[:, given.index("sad")] = 1
+        return shares
+
+    monkeypatch.setattr("train.sets.cross_fitted", all_sad)
+    split = load_split(config(few_faces, yunet, tmp_path, labels="graded"))
+    sad = np.array(EXPRESSION_NORMS["sad"])
+    for faces in split.train:
+        assert faces.posteriors is not None
+        for label, shares, name in zip(
+            faces.labels, faces.posteriors, faces.expressions, strict=True
+        ):
+            np.testing.assert_allclose(label, (sad + EXPRESSION_NORMS[name]) / 2, atol=1e-6)
+            assert shares[names.index("sad")] == (1.0 if name == "sad" else 0.5)
+    for faces in split.held_out:  # scored on what they are called
+        assert faces.posteriors is None
+        assert tuple(faces.labels[0]) == pytest.approx(EXPRESSION_NORMS[faces.expressions[0]])
+    fer, lfw = split.train
+    assert list(asked[0][len(fer) :]) == list(lfw.subjects)  # a person is in one fold
+    assert len({*asked[0][: len(fer)]}) == len(fer)  # each picture by itself
+    assert "never saw" in split.facts["labels"]
+
+
 def test_folds_are_even_and_by_name_alone(shared: Path) -> None:
     lfw = pl.read_parquet(shared / "faces" / "lfw_expressions.parquet", columns=["identity"])
     folds = np.array([fold_of(name, 5) for name in lfw["identity"].unique()])

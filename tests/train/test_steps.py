@@ -1,10 +1,12 @@
 """Each step moves its own player and no other; batch-norm statistics move once an iteration."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.train.toys import moved, parameters_of, toy_config, toy_faces, toy_players
-from train.config import ModelConfig
+from train.config import DataConfig, ModelConfig
 from train.critics import Caf
 from train.groups import group, threshold_radius
 from train.loop import network_input
@@ -70,6 +72,30 @@ def test_exactly_the_right_parameters_move(kind: str, backbone: str) -> None:
     assert not any(name.startswith("critic.") for name in names)
     assert {name.split(".")[0] for name in names} == {"encoder", "regressor"}
     assert all(p.grad is None for p in players.net.parameters())
+
+
+def test_reading_expressions_moves_the_reader_and_the_encoder_alone() -> None:
+    config = toy_config(
+        critic="none",
+        expression_weight=1.0,
+        data=DataConfig(dataset="faces", labels="graded", border=4),
+    )
+    players, plain = toy_players(config), toy_players(replace(config, expression_weight=0.0))
+    assert plain.reader is None
+    assert players.reader is not None
+    batch = toy_batch()
+    shares = torch.eye(7)[torch.arange(16) % 7]
+    before = players.reader.weight.detach().clone()
+    losses = []
+    for one in (players, plain):
+        one.net.eval()  # without dropout, so that both see the same
+        losses.append(regression_step(one, replace(batch, posteriors=shares)))
+    assert losses[0] == losses[1]  # what is logged is L_AV
+    assert not torch.equal(players.reader.weight, before)
+    both = [dict(one.net.named_parameters()) for one in (players, plain)]
+    for name, value in both[0].items():
+        is_same = torch.equal(value, both[1][name])
+        assert is_same == name.startswith("regressor"), name
 
 
 def test_batch_norm_statistics_move_once_an_iteration() -> None:

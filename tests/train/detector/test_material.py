@@ -1,0 +1,60 @@
+"""Pictures and recordings are labelled once; what is judged on is left out."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from train.detector.material import HELD_OUT, load_material
+from train.sets import fold_of
+from vafer.errors import UsageError
+from vafer.sample import write_sample
+
+
+@pytest.fixture(scope="module")
+def folders(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    faces, videos = tmp_path_factory.mktemp("faces"), tmp_path_factory.mktemp("videos")
+    fer = pl.scan_parquet(shared / "faces" / "fer2013.parquet")
+    parts = [fer.filter(pl.col("split") == name).head(12).collect() for name in ("train", "test")]
+    pl.concat(parts).write_parquet(faces / "fer2013.parquet")
+    lfw = pl.scan_parquet(shared / "faces" / "lfw_expressions.parquet").head(12).collect()
+    lfw.write_parquet(faces / "lfw_expressions.parquet")
+    write_sample(videos / "sample.mp4", seconds=2)
+    (videos / "no_face.mp4").write_bytes(b"is never opened")
+    return faces, videos
+
+
+def test_material_is_labelled_once(folders: tuple[Path, Path], yunet: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    material = load_material(*folders, yunet, tmp_path, told.append)
+    assert any("sample.mp4" in text for text in told)
+    assert not any(name in text for text in told for name in HELD_OUT)
+    lfw = pl.read_parquet(folders[0] / "lfw_expressions.parquet")
+    n_lfw = sum(fold_of(name, 5) > 0 for name in lfw["identity"])
+    assert 0.7 * (12 + n_lfw) <= len(material.portraits) <= 12 + n_lfw
+    for one in material.portraits:
+        height, width = one.picture().shape[:2]
+        assert one.boxes.shape == (1, 4)
+        assert one.points.shape == (1, 5, 2)
+        assert one.points[0, 0, 0] < one.points[0, 1, 0]
+        assert (one.points[0] > -0.1 * width).all()
+        assert (one.points[0, :, 1] < 1.1 * height).all()
+    assert len(material.frames) == 17  # every third of fifty
+    assert sum(f.sure.any() for f in material.frames) >= 10
+
+    again = load_material(*folders, yunet, tmp_path, told.append)
+    assert sum("sample.mp4" in text for text in told) == 1
+    assert [f.jpeg for f in again.frames] == [f.jpeg for f in material.frames]
+    assert all(
+        np.array_equal(a.boxes, b.boxes)
+        for a, b in zip(again.portraits, material.portraits, strict=True)
+    )
+
+
+def test_a_folder_with_nothing_to_train_on_is_refused(
+    folders: tuple[Path, Path], yunet: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "turning_head.mp4").write_bytes(b"")
+    with pytest.raises(UsageError, match="no recordings to train on"):
+        load_material(folders[0], tmp_path, yunet, tmp_path, print)

@@ -1,0 +1,120 @@
+"""A detector is trained, goes on exactly, and is a file that insightface loads as SCRFD."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from insightface.model_zoo import get_model
+
+from tests.train.detector.test_scenes import frame, portrait
+from train.detector import run
+from train.detector.export import export
+from train.detector.material import Labelled, Material
+from train.detector.network import FaceNet, centres
+from train.detector.run import DetectorConfig, train_detector
+from vafer.faces import Detector
+from vafer.options import DetectorOptions
+
+
+@pytest.fixture
+def material() -> Material:
+    return Material([portrait()], [frame(n_faces=1)])
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SHAPES", ((64, 96, 2, 0.5), (96, 64, 2, 0.5)))
+    monkeypatch.setattr(run, "KEEP_EVERY", 2)
+    monkeypatch.setattr(run, "LOG_EVERY", 2)
+
+
+@pytest.fixture
+def net() -> FaceNet:
+    """Untrained, but with scores and boxes that vary."""
+    torch.manual_seed(0)
+    net = FaceNet()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    net(torch.randn(4, 3, 96, 160))  # or nothing would be left of a picture after ten layers
+    for head in net.heads:
+        torch.nn.init.normal_(head.weight, std=0.5)
+    return net.eval()
+
+
+def test_insightface_reads_what_the_network_says(net: FaceNet, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(net, path, {"name": "test"})
+    detector = get_model(str(path), providers=["CPUExecutionProvider"])
+    assert detector.taskname == "detection"
+    assert detector.use_kps
+    picture = np.random.default_rng(0).integers(0, 255, (96, 160, 3)).astype(np.uint8)
+    detector.prepare(-1, input_size=(160, 96), det_thresh=0.02)
+    boxes, points = detector.detect(picture[..., ::-1])
+
+    x = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() - 127.5) / 128
+    with torch.inference_mode():
+        found = net(x)
+    cells = centres(96, 160)
+    best = found.logits[0].argmax()
+    at, stride = cells[best, :2], cells[best, 2]
+    distances = found.boxes[0, best] * stride
+    expected = torch.cat([at - distances[:2], at + distances[2:]])
+    offsets = found.points[0, best].view(5, 2) * stride + at
+    assert len(boxes) > 1
+    np.testing.assert_allclose(boxes[0, :4], expected, atol=0.05)
+    np.testing.assert_allclose(points[0], offsets, atol=0.05)
+    np.testing.assert_allclose(boxes[0, 4], found.logits[0, best].sigmoid(), atol=1e-4)
+
+
+def test_the_card_is_in_the_file_and_the_shift_in_the_scores(net: FaceNet, tmp_path: Path) -> None:
+    path, shifted = tmp_path / "net.onnx", tmp_path / "shifted.onnx"
+    export(net, path, {"name": "test", "licence": "Apache-2.0"})
+    export(net, shifted, {}, shift=-2.0)
+    properties = {p.key: p.value for p in onnx.load_model(path).metadata_props}
+    assert json.loads(properties["vafer"]) == {"name": "test", "licence": "Apache-2.0"}
+    picture = np.random.default_rng(0).integers(0, 255, (96, 160, 3)).astype(np.uint8)
+    scores = [
+        Detector(file, DetectorOptions(threshold=0.001)).detect(picture).scores[0]
+        for file in (path, shifted)
+    ]
+    odds = [score / (1 - score) for score in scores]
+    assert odds[1] / odds[0] == pytest.approx(np.exp(-2), rel=1e-3)
+
+
+def test_a_run_goes_on_exactly(material: Material, tmp_path: Path) -> None:
+    told: list[str] = []
+    config = DetectorConfig(steps=4, warmup=2)
+    whole = train_detector(material, tmp_path / "whole", config, workers=0)
+
+    halted = tmp_path / "halted"
+    with pytest.raises(InterruptedError):
+        train_detector(material, halted, config, workers=0, on_progress=_stop)
+    path = train_detector(material, halted, config, workers=0, on_progress=told.append)
+    assert told[0] == "going on after step 2"
+    assert path.read_bytes() == whole.read_bytes()
+    steps = [json.loads(line)["step"] for line in (halted / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+
+
+def _stop(text: str) -> None:
+    if "'step': 4" in text:
+        raise InterruptedError
+
+
+def test_loss_falls(material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "LOG_EVERY", 10)
+    train_detector(material, tmp_path, DetectorConfig(steps=60, warmup=10), workers=0)
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert entries[-1]["score"] < 0.8 * entries[0]["score"]
+    assert entries[-1]["points"] < 0.8 * entries[0]["points"]
+
+
+def test_labelled_pictures_decode_as_rgb() -> None:
+    picture = portrait().picture()
+    assert isinstance(portrait(), Labelled)
+    assert picture[18, 14, 0] > 200
+    assert picture[18, 34, 2] > 200

@@ -1,0 +1,100 @@
+"""Scenes: faces lie where they are said to lie, and a scene can be made again."""
+
+import cv2
+import numpy as np
+import pytest
+
+from train.detector.material import Labelled, Material
+from train.detector.scenes import LEAST_SIDE, Composer, background
+
+EYES = np.array([[14, 18], [34, 18]], np.float32)
+
+
+def portrait(seed: int = 0) -> Labelled:
+    """A grey face whose left eye (as seen) is red, the right one blue, on black."""
+    picture = np.zeros((48, 48, 3), np.uint8)
+    cv2.ellipse(picture, (24, 24), (18, 22), 0, 0, 360, (128, 128, 128), -1)
+    cv2.circle(picture, (14, 18), 3, (255, 0, 0), -1)
+    cv2.circle(picture, (34, 18), 3, (0, 0, 255), -1)
+    _, png = cv2.imencode(".png", picture[..., ::-1])
+    points = np.array([[[14, 18], [34, 18], [24, 26], [17, 36], [31, 36]]], np.float32)
+    box = np.array([[6, 2, 42, 46]], np.float32)
+    return Labelled(png.tobytes(), box, points, np.ones(1, bool))
+
+
+def frame(*, n_faces: int, sure: bool = True) -> Labelled:
+    rng = np.random.default_rng(1)
+    picture = rng.integers(0, 255, (90, 160, 3)).astype(np.uint8)
+    _, png = cv2.imencode(".png", picture)
+    boxes = np.array([[20, 20, 60, 70], [100, 30, 130, 66]], np.float32)[:n_faces]
+    points = boxes[:, None, :2] + np.array([[8, 10], [25, 10], [16, 20], [10, 28], [24, 28]])
+    return Labelled(png.tobytes(), boxes, points.astype(np.float32), np.full(n_faces, sure))
+
+
+def test_a_scene_is_a_function_of_its_generator() -> None:
+    composer = Composer(Material([portrait()], [frame(n_faces=2), frame(n_faces=0)]))
+    for seed in range(6):
+        first, second = (composer.scene(np.random.default_rng(seed), 96, 128) for _ in range(2))
+        assert first.picture.shape == (96, 128, 3)
+        assert first.picture.dtype == np.uint8
+        assert np.array_equal(first.picture, second.picture)
+        assert np.array_equal(first.boxes, second.boxes)
+
+
+def test_faces_are_inside_large_enough_and_apart() -> None:
+    composer = Composer(Material([portrait()], [frame(n_faces=2), frame(n_faces=1, sure=False)]))
+    n_faces = n_doubtful = 0
+    for seed in range(60):
+        scene = composer.scene(np.random.default_rng(seed), 128, 128)
+        n_faces += len(scene.boxes)
+        n_doubtful += len(scene.doubtful)
+        assert scene.points.shape == (len(scene.boxes), 5, 2)
+        if len(scene.boxes):
+            assert scene.boxes.min() >= 0
+            assert scene.boxes.max() <= 128
+            assert (scene.boxes[:, 2:] - scene.boxes[:, :2]).min() >= LEAST_SIDE
+        # A face's middle is in no other face's box, or one would hide the other.
+        middles = (scene.boxes[:, :2] + scene.boxes[:, 2:]) / 2
+        for i, middle in enumerate(middles):
+            for j, box in enumerate(scene.boxes):
+                is_inside = (middle > box[:2] + 2).all() and (middle < box[2:] - 2).all()
+                assert i == j or not is_inside
+    assert n_faces > 60
+    assert n_doubtful > 0
+
+
+def test_landmarks_are_where_they_are_seen_in_the_picture_also_when_mirrored() -> None:
+    composer = Composer(Material([portrait()], []))
+    n_red = n_blue = n = 0
+    for seed in range(150):
+        scene = composer.scene(np.random.default_rng(seed), 128, 128)
+        for box, points in zip(scene.boxes, scene.points, strict=True):
+            if (box[2:] - box[:2]).min() < 24:
+                continue
+            left, right = points[:2]
+            tops = points[:2, 1].mean()
+            assert left[0] < right[0]
+            assert points[3, 0] < points[4, 0]
+            assert tops < points[3:, 1].mean()
+            colours = []
+            for x, y in (left, right):
+                if not (2 <= x < 126 and 2 <= y < 126):
+                    break
+                piece = scene.picture[int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2]
+                mean = piece.reshape(-1, 3).astype(float).mean(axis=0)
+                colours.append(mean[0] - mean[2])
+            if len(colours) == 2 and abs(colours[0] - colours[1]) > 60:  # not tinted, not covered
+                n += 1
+                n_red += colours[0] > colours[1]
+                n_blue += colours[0] < colours[1]
+    assert n > 15
+    assert n_red + n_blue == n
+    assert min(n_red, n_blue) > 0.2 * n  # half of the faces are mirrored, and so are their eyes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_background_is_a_picture(seed: int) -> None:
+    made = background(np.random.default_rng(seed), 40, 70)
+    assert made.shape == (40, 70, 3)
+    assert made.min() >= 0
+    assert made.max() <= 255

@@ -1,0 +1,67 @@
+"""Train the embedded face detector from scratch.
+
+    python -m train.detector --faces FACES --videos VIDEOS --teacher yunet.onnx --out runs/detector
+
+FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names.
+The same command goes on where it was stopped. Its ONNX file is `detector.onnx` in the run folder.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from train.detector.material import load_material
+from train.detector.run import DetectorConfig, train_detector
+from vafer.errors import VaferError
+from vafer.lock import own_folder
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faces", type=Path, required=True)
+    parser.add_argument("--videos", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, required=True, help="ONNX detector with landmarks")
+    parser.add_argument("--out", type=Path, default=Path("runs/detector"))
+    parser.add_argument("--cache", type=Path, help="of the labels; the run folder by default")
+    parser.add_argument("--steps", type=int, default=DetectorConfig().steps)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
+    arguments = parser.parse_args()
+
+    started = time.monotonic()
+
+    def tell(text: str) -> None:
+        print(f"{time.monotonic() - started:.0f} s: {text}", file=sys.stderr, flush=True)
+
+    torch.set_flush_denormal(True)
+    try:
+        with own_folder(arguments.out):
+            material = load_material(
+                arguments.faces,
+                arguments.videos,
+                arguments.teacher,
+                arguments.cache or arguments.out,
+                tell,
+            )
+            tell(f"{len(material.portraits)} portraits, {len(material.frames)} frames")
+            path = train_detector(
+                material,
+                arguments.out,
+                DetectorConfig(steps=arguments.steps),
+                device=arguments.device,
+                workers=arguments.workers,
+                on_progress=tell,
+            )
+    except VaferError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

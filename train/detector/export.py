@@ -1,0 +1,43 @@
+"""The network → an ONNX file that insightface loads as SCRFD."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from train.detector.network import STRIDES, SCRFDLayout
+from vafer.files import write_whole
+
+OPSET = 13
+
+
+def export(net: nn.Module, path: Path, card: dict[str, Any], *, shift: float = 0.0) -> None:
+    """Write a trained `FaceNet` with its card, as the metadata `vafer`; input of any size."""
+    import onnx
+
+    outputs = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES]
+    layout = SCRFDLayout(net.cpu().eval(), shift)  # type: ignore[arg-type]
+
+    def write(temporary: Path) -> None:
+        with warnings.catch_warnings():
+            # The older exporter: the newer one needs another package, and gives the same graph.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                layout,
+                (torch.zeros(1, 3, 320, 320),),
+                str(temporary),
+                input_names=["input"],
+                output_names=outputs,
+                dynamic_axes={"input": {2: "height", 3: "width"}}
+                | {name: {0: "anchors"} for name in outputs},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        model = onnx.load_model(str(temporary))
+        onnx.helper.set_model_props(model, {"vafer": json.dumps(card, sort_keys=True)})
+        onnx.save_model(model, str(temporary))
+
+    write_whole(path, write)

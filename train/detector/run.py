@@ -1,0 +1,162 @@
+"""A training of the detector: scenes made ahead in other processes, checkpoints, an ONNX file."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from train.detector.export import export
+from train.detector.material import Material
+from train.detector.network import FaceNet, centres
+from train.detector.scenes import Composer
+from train.detector.targets import assign, detection_loss
+from vafer.files import write_whole
+
+# Height, width, scenes in a batch, share of the batches. Large faces need large scenes; batches
+# have about as many pixels each.
+SHAPES = (
+    (128, 128, 48, 0.1), (192, 192, 28, 0.15), (256, 256, 16, 0.25), (320, 320, 10, 0.2),
+    (224, 384, 12, 0.1), (384, 256, 10, 0.08), (480, 480, 5, 0.07), (384, 640, 4, 0.05),
+)  # fmt: skip
+LOG_EVERY, KEEP_EVERY = 50, 250
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig:
+    """A training: `steps` batches of about a million pixels, AdamW, warm-up and cosine."""
+
+    steps: int = 9000
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    ema_decay: float = 0.998
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Scenes of one size, uint8 (N, H, W, 3), and what M anchors should say of them.
+
+    cells (M, 4). kinds (N, M). boxes (N, M, 4), points (N, M, 10). See `train.detector.targets`.
+    """
+
+    pictures: torch.Tensor
+    cells: torch.Tensor
+    kinds: torch.Tensor
+    boxes: torch.Tensor
+    points: torch.Tensor
+
+
+class Batches(Dataset[Batch]):
+    """Batch by step: a function of seed and step alone."""
+
+    def __init__(self, material: Material, config: DetectorConfig) -> None:
+        self.composer, self.config = Composer(material), config
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.config.seed, step])
+        height, width, n, _ = SHAPES[rng.choice(len(SHAPES), p=[share for *_, share in SHAPES])]
+        cells = centres(height, width)
+        scenes = [self.composer.scene(rng, height, width) for _ in range(n)]
+        kinds, boxes, points = [], [], []
+        for scene in scenes:
+            kind, owner = assign(scene, cells.numpy())
+            kinds.append(kind)
+            some = len(scene.boxes) > 0
+            boxes.append(scene.boxes[owner] if some else np.zeros((len(cells), 4), np.float32))
+            points.append(
+                scene.points.reshape(-1, 10)[owner]
+                if some
+                else np.zeros((len(cells), 10), np.float32)
+            )
+        return Batch(
+            torch.from_numpy(np.stack([scene.picture for scene in scenes])),
+            cells,
+            *(torch.from_numpy(np.stack(rows)) for rows in (kinds, boxes, points)),
+        )
+
+
+def train_detector(
+    material: Material,
+    out: Path,
+    config: DetectorConfig,
+    *,
+    device: str = "cpu",
+    workers: int = 1,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Train, or go on where `out` stopped; returns the ONNX file."""
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "last.pt"
+    torch.manual_seed(config.seed)
+    net = FaceNet().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(net, multi_avg_fn=ema, use_buffers=True)
+    optimiser = torch.optim.AdamW(
+        net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    start = 0
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        net.load_state_dict(state["net"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+        on_progress(f"going on after step {start}")
+    began, sums = time.perf_counter(), dict.fromkeys(("score", "box", "points"), 0.0)
+    for step, batch in enumerate(_ahead(Batches(material, config), start, workers), start + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * min(
+                step / config.warmup, 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            )
+        pictures = batch.pictures.to(device).permute(0, 3, 1, 2).float()
+        found = net(((pictures - 127.5) / 128).contiguous(memory_format=torch.channels_last))
+        losses = detection_loss(
+            found, *(t.to(device) for t in (batch.cells, batch.kinds, batch.boxes, batch.points))
+        )
+        optimiser.zero_grad()
+        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
+        optimiser.step()
+        average.update_parameters(net)
+        for name, value in losses.items():
+            sums[name] += value.item() / LOG_EVERY
+        if step % LOG_EVERY == 0:
+            rate = (step - start) / (time.perf_counter() - began)
+            entry = {"step": step, **{k: round(v, 4) for k, v in sums.items()}}
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+            on_progress(f"{entry}, {rate:.2f} steps/s")
+            sums = dict.fromkeys(sums, 0.0)
+        if step % KEEP_EVERY == 0 or step == config.steps:
+            state = {
+                "net": net.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step,
+            }
+            write_whole(checkpoint, partial(torch.save, state))
+    path = out / "detector.onnx"
+    export(average.module, path, {"config": asdict(config)})
+    return path
+
+
+def _ahead(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
+    yield from DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )

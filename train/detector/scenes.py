@@ -1,0 +1,369 @@
+"""Scenes: faces pasted at many sizes, angles, lights and blurs on backgrounds without faces, and
+frames of recordings moved about; each with where its faces are.
+
+Everything is a function of a generator, so that a scene can be made again.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from train.detector.material import Labelled, Material
+
+SMALLEST = 9.0  # pixels: mean side of the smallest face that is pasted
+LEAST_SIDE = 7.0  # a smaller one is neither asked for nor forbidden
+TURN = math.radians(30)
+FROM_FRAMES = 0.45  # share of scenes that begin with a frame of a recording
+SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
+SEEN = 0.6  # share of a face's box that must be inside
+SKIN_LIGHT, SKIN_DARK = (255.0, 215.0, 190.0), (25.0, 12.0, 8.0)
+
+
+@dataclass(slots=True)
+class Scene:
+    """A picture uint8 (H, W, 3), RGB, with boxes (N, 4) and points (N, 5, 2) of its faces.
+
+    doubtful: boxes (K, 4) of what may be a face.
+    """
+
+    picture: np.ndarray
+    boxes: np.ndarray
+    points: np.ndarray
+    doubtful: np.ndarray
+
+
+class Composer:
+    """Makes scenes of material."""
+
+    def __init__(self, material: Material) -> None:
+        self.material = material
+        self._empty = [f for f in material.frames if not len(f.boxes)]
+
+    def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
+        """One scene of this size."""
+        made = _Scene(rng, height, width)
+        frames = self.material.frames
+        if frames and rng.random() < FROM_FRAMES:
+            made.begin_with_frame(frames[rng.integers(len(frames))])
+        elif self._empty and rng.random() < 0.4:
+            made.begin_with_frame(self._empty[rng.integers(len(self._empty))])
+        else:
+            made.canvas = background(rng, height, width)
+        for _ in range(rng.integers(5) if rng.random() < 0.4 else 0):
+            made.paste_none(self._portrait(rng))
+        n_faces = rng.choice((0, 1, 2, 4, 8), p=(0.2, 0.35, 0.2, 0.15, 0.1))
+        for _ in range(n_faces):
+            most = 0.95 * min(height, width) / math.sqrt(n_faces)
+            made.paste_face(self._portrait(rng), math.exp(rng.uniform(*np.log((SMALLEST, most)))))
+        return made.finished()
+
+    def _portrait(self, rng: np.random.Generator) -> Labelled:
+        return self.material.portraits[rng.integers(len(self.material.portraits))]
+
+
+class _Scene:
+    """A scene in the making."""
+
+    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+        self.rng, self.height, self.width = rng, height, width
+        self.canvas = np.zeros((height, width, 3), np.float32)
+        self.boxes: list[np.ndarray] = []
+        self.points: list[np.ndarray] = []
+        self.doubtful: list[np.ndarray] = []
+
+    def begin_with_frame(self, frame: Labelled) -> None:
+        """A frame, moved so that one of its faces, or else any piece of it, is in the scene."""
+        rng, picture = self.rng, frame.picture()
+        side = min(self.height, self.width)
+        if len(frame.boxes):
+            box = frame.boxes[rng.integers(len(frame.boxes))]
+            target = math.exp(rng.uniform(math.log(SMALLEST), math.log(0.95 * side)))
+            scale = target / max(1.0, float((box[2:] - box[:2]).mean()))
+            scale = max(scale, 0.5 * side / max(picture.shape[:2]))
+            at = (box[:2] + box[2:]) / 2
+        else:
+            scale = math.exp(rng.uniform(-1.0, 0.7)) * side / min(picture.shape[:2])
+            at = rng.uniform(0.2, 0.8, 2) * picture.shape[1::-1]
+        to = rng.uniform(0.15, 0.85, 2) * (self.width, self.height)
+        matrix = _similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=rng.random() < 0.5)
+        border = cv2.BORDER_REPLICATE if rng.random() < 0.5 else cv2.BORDER_CONSTANT
+        smooth = rng.random() < SMOOTHLY_SHRUNK
+        self.canvas = _warp(picture, matrix, (self.width, self.height), border, smooth=smooth)
+        for box, points, sure in zip(frame.boxes, frame.points, frame.sure, strict=True):
+            self._add(box, points, matrix, sure=bool(sure))
+
+    def paste_face(self, portrait: Labelled, size: float) -> None:
+        """A face of `size` pixels, unless it would hide another."""
+        rng, picture = self.rng, portrait.picture()
+        box = portrait.boxes[0]
+        scale = size / float((box[2:] - box[:2]).mean())
+        turn = rng.uniform(-TURN, TURN) * (rng.random() < 0.7)
+        at = (box[:2] + box[2:]) / 2
+        to = rng.uniform(
+            0.3 * size, np.maximum(0.31 * size, np.array([self.width, self.height]) - 0.3 * size)
+        )
+        matrix = _similarity(scale, turn, at, to, mirror=rng.random() < 0.5)
+        if self._hides(_moved_box(box, portrait.points[0], matrix)):
+            return
+        picture = _tinted(picture, rng)
+        if rng.random() < 0.15:
+            _cover(picture, box, rng)
+        self._blend(picture, _mask(picture, box, rng), matrix)
+        self._add(box, portrait.points[0], matrix, sure=True)
+
+    def paste_none(self, portrait: Labelled) -> None:
+        """What is made of a face and is none: its pieces in another order, a part, a blank head."""
+        rng, picture = self.rng, _tinted(portrait.picture(), self.rng)
+        kind = rng.integers(4)
+        if kind == 0:
+            picture = _shuffled(picture, rng)
+        elif kind == 1:
+            picture = _part(picture, portrait.points[0], rng)
+        elif kind == 2:
+            picture = _blank(picture, portrait.boxes[0])
+        else:
+            picture = background(rng, 64, 64)
+        height, width = picture.shape[:2]
+        box = np.array([0.15, 0.1, 0.85, 0.9]) * (width, height, width, height)
+        most = 0.7 * min(self.height, self.width)
+        size = math.exp(rng.uniform(math.log(12), math.log(max(13.0, most))))
+        matrix = _similarity(
+            size / max(height, width),
+            rng.uniform(-TURN, TURN),
+            np.array([width, height]) / 2,
+            rng.uniform(0, 1, 2) * (self.width, self.height),
+            mirror=False,
+        )
+        if not self._hides(_moved_box(box, None, matrix)):
+            self._blend(picture, _mask(picture, box, rng), matrix)
+
+    def finished(self) -> Scene:
+        picture = _photographed(self.canvas, self.rng)
+
+        def stacked(rows: list[np.ndarray], *shape: int) -> np.ndarray:
+            return np.array(rows, np.float32).reshape(-1, *shape)
+
+        return Scene(
+            picture, stacked(self.boxes, 4), stacked(self.points, 5, 2), stacked(self.doubtful, 4)
+        )
+
+    def _hides(self, box: np.ndarray) -> bool:
+        """Whether a box lies over a face by more than a fifth of the smaller of both."""
+        for other in (*self.boxes, *self.doubtful):
+            low, high = np.maximum(box[:2], other[:2]), np.minimum(box[2:], other[2:])
+            shared = (high - low).clip(min=0).prod()
+            if shared > 0.2 * min((box[2:] - box[:2]).prod(), (other[2:] - other[:2]).prod()):
+                return True
+        return False
+
+    def _add(self, box: np.ndarray, points: np.ndarray, matrix: np.ndarray, *, sure: bool) -> None:
+        moved = _moved_box(box, points, matrix)
+        inside = np.clip(moved, 0, (self.width, self.height) * 2)
+        share = (inside[2:] - inside[:2]).prod() / max(1e-6, (moved[2:] - moved[:2]).prod())
+        if share <= 0.05:
+            return
+        if sure and share >= SEEN and (inside[2:] - inside[:2]).min() >= LEAST_SIDE:
+            placed = points @ matrix[:, :2].T + matrix[:, 2]
+            if np.linalg.det(matrix[:, :2]) < 0:  # left and right are as seen in the picture
+                placed = placed[[1, 0, 2, 4, 3]]
+            self.boxes.append(inside)
+            self.points.append(placed)
+        else:
+            self.doubtful.append(inside)
+
+    def _blend(self, picture: np.ndarray, mask: np.ndarray, matrix: np.ndarray) -> None:
+        """Lay a picture over the canvas where its mask (0..1) says."""
+        height, width = picture.shape[:2]
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]])
+        placed = corners @ matrix[:, :2].T + matrix[:, 2]
+        x0, y0 = np.clip(np.floor(placed.min(axis=0)), 0, None).astype(int)
+        x1, y1 = np.minimum(np.ceil(placed.max(axis=0)), (self.width, self.height)).astype(int)
+        if x1 <= x0 or y1 <= y0:
+            return
+        shifted = matrix.copy()
+        shifted[:, 2] -= (x0, y0)
+        layers = np.dstack([picture.astype(np.float32), mask.astype(np.float32)])
+        smooth = self.rng.random() < SMOOTHLY_SHRUNK
+        size = (x1 - x0, y1 - y0)
+        layers = _warp(layers, shifted, size, cv2.BORDER_CONSTANT, smooth=smooth)
+        alpha = layers[..., 3:]
+        region = self.canvas[y0:y1, x0:x1]
+        region += alpha * (layers[..., :3] - region)
+
+
+def _similarity(
+    scale: float, turn: float, at: np.ndarray, to: np.ndarray, *, mirror: bool
+) -> np.ndarray:
+    """Map (2, 3) that brings the point `at` to `to`, scaled, turned by radians, mirrored."""
+    cos, sin = scale * math.cos(turn), scale * math.sin(turn)
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
+    return np.concatenate([linear, (to - linear @ at)[:, None]], axis=1)
+
+
+def _warp(
+    picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int, *, smooth: bool
+) -> np.ndarray:
+    """float32 (height, width, C). smooth: without gaps between samples where the map shrinks."""
+    scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    if smooth and scale < 0.5:
+        height, width = picture.shape[:2]
+        small = (max(1, round(2 * scale * width)), max(1, round(2 * scale * height)))
+        picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
+        matrix = matrix @ np.diag([width / small[0], height / small[1], 1.0])
+    warped = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
+    return warped.astype(np.float32)
+
+
+def _moved_box(box: np.ndarray, points: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
+    """The upright box that a detector would give a face that was moved: same sides, scaled.
+
+    Turned about the middle of its points, since a box of the turned corners would be too large.
+    """
+    scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    centre = (box[:2] + box[2:]) / 2
+    moved = matrix[:, :2] @ centre + matrix[:, 2]
+    half = scale * (box[2:] - box[:2]) / 2
+    return np.concatenate([moved - half, moved + half])
+
+
+def _tinted(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Most pictures of faces are grey: some are given the colours of skin, in some light."""
+    picture = picture.astype(np.float32)
+    kind = rng.random()
+    if kind < 0.6:
+        light = np.array(SKIN_LIGHT) * np.exp(rng.normal(0, 0.12, 3)) * rng.uniform(0.6, 1.1)
+        dark = np.array(SKIN_DARK) * rng.uniform(0, 2, 3)
+        grey = picture.mean(axis=2, keepdims=True) / 255
+        picture = dark + grey * (light - dark)
+    elif kind < 0.8:
+        picture = picture * np.exp(rng.normal(0, 0.15, 3))
+    return picture.clip(0, 255).astype(np.float32)
+
+
+def _mask(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How much of a pasted picture is seen: an oval around the head, or all, with soft edges."""
+    height, width = picture.shape[:2]
+    mask = np.zeros((height, width), np.float32)
+    centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    kind = rng.random()
+    if kind < 0.6:
+        axes = sides / 2 * rng.uniform(1.02, 1.5, 2)
+        centre = centre - (0, 0.08 * sides[1])
+        y, x = np.mgrid[:height, :width]
+        inside = ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2
+        mask = np.clip((1 - inside) / rng.uniform(0.05, 0.6), 0, 1)
+    elif kind < 0.85:
+        edge = rng.uniform(0.02, 0.25) * min(height, width)
+        y, x = np.mgrid[:height, :width]
+        distance = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
+        mask = np.clip((distance + 0.5) / edge, 0, 1)
+    else:
+        mask[:] = 1
+    return mask.astype(np.float32)
+
+
+def _cover(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> None:
+    """A hand, a microphone, a frame's edge: up to a third of the face, in place."""
+    sides = box[2:] - box[:2]
+    extent = rng.uniform(0.15, 0.55, 2) * sides
+    corner = box[:2] + rng.uniform(-0.1, 0.9, 2) * sides
+    x0, y0 = np.clip(corner, 0, None).astype(int)
+    x1, y1 = np.clip(corner + extent, 0, None).astype(int)
+    picture[y0:y1, x0:x1] = rng.uniform(0, 255, 3)
+
+
+def _shuffled(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    n = int(rng.integers(3, 5))
+    side = 24 * n
+    square = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    blocks = square.reshape(n, 24, n, 24, 3).swapaxes(1, 2).reshape(n * n, 24, 24, 3)
+    blocks = blocks[rng.permutation(n * n)]
+    return blocks.reshape(n, n, 24, 24, 3).swapaxes(1, 2).reshape(side, side, 3)
+
+
+def _part(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An eye, a nose or the mouth, by itself."""
+    at = points[3:].mean(axis=0) if rng.random() < 0.4 else points[rng.integers(3)]
+    reach = max(4.0, rng.uniform(0.35, 0.6) * float(np.linalg.norm(points[1] - points[0])))
+    x0, y0 = np.clip(at - reach, 0, np.array(picture.shape[1::-1]) - 4).astype(int)
+    x1, y1 = np.ceil(at + reach).astype(int)
+    return picture[y0 : max(y1, y0 + 3), x0 : max(x1, x0 + 3)]
+
+
+def _blank(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """A head without a face: what is inside the box is smeared."""
+    x0, y0 = np.clip(box[:2], 0, None).astype(int)
+    x1, y1 = box[2:].astype(int) + 1
+    blank = picture.copy()
+    inner = blank[y0:y1, x0:x1]
+    tiny = cv2.resize(inner, (2, 2), interpolation=cv2.INTER_AREA)
+    blank[y0:y1, x0:x1] = cv2.resize(tiny, inner.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return blank.clip(0, 255)
+
+
+def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Something without a face: noise of several grains, shapes, stripes, letters; float32."""
+    canvas = np.full((height, width, 3), rng.uniform(0, 255, 3), np.float32)
+    for _ in range(rng.integers(1, 4)):
+        grain = 2 ** rng.uniform(0, 6)
+        cells = (max(2, int(width / grain)), max(2, int(height / grain)))
+        noise = rng.normal(0, rng.uniform(5, 70), (cells[1], cells[0], rng.choice((1, 3))))
+        grown = cv2.resize(noise.astype(np.float32), (width, height))
+        canvas += grown.reshape(height, width, -1)
+    canvas = canvas.clip(0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(25)) if rng.random() < 0.8 else 0):
+        colour = [*map(float, rng.uniform(0, 255, 3))]
+        at = [(int(x * width), int(y * height)) for x, y in rng.uniform(-0.1, 1.1, (4, 2))]
+        reach = max(2, int(rng.uniform(0.02, 0.35) * min(height, width)))
+        thick = int(rng.choice((-1, 1, 2, 4)))
+        match rng.integers(5):
+            case 0:
+                cv2.fillPoly(canvas, [np.array(at[: int(rng.integers(3, 5))])], colour)
+            case 1:
+                axes = (reach, max(1, int(reach * rng.uniform(0.3, 1))))
+                cv2.ellipse(canvas, at[0], axes, float(rng.uniform(0, 180)), 0, 360, colour, thick)
+            case 2:
+                cv2.rectangle(canvas, at[0], (at[0][0] + reach, at[0][1] + reach), colour, thick)
+            case 3:
+                cv2.line(canvas, at[0], at[1], colour, max(1, thick))
+            case _:
+                text = "".join(map(chr, rng.integers(33, 127, 6)))
+                cv2.putText(canvas, text, at[0], int(rng.integers(8)), reach / 25, colour, 2)
+    if rng.random() < 0.15:
+        period, turn = rng.uniform(4, 40), rng.uniform(0, math.pi)
+        y, x = np.mgrid[:height, :width]
+        wave = np.sin((x * math.cos(turn) + y * math.sin(turn)) * 2 * math.pi / period)
+        return (canvas + rng.uniform(10, 80) * wave[..., None]).clip(0, 255).astype(np.float32)
+    return canvas.astype(np.float32)
+
+
+def _photographed(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Light, blur, noise and compression of a camera: float32 → uint8."""
+    height, width = canvas.shape[:2]
+    if rng.random() < 0.2:
+        canvas = canvas.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    if rng.random() < 0.25:
+        slope = np.linspace(-1, 1, width)[None] * rng.normal(0, 0.4)
+        slope = slope + np.linspace(-1, 1, height)[:, None] * rng.normal(0, 0.4)
+        canvas = canvas * np.exp(slope.clip(-1, 1))[..., None].astype(np.float32)
+    canvas = 255 * (canvas.clip(0, 255) / 255) ** math.exp(rng.normal(0, 0.3))
+    canvas = (canvas - 128) * math.exp(rng.normal(0, 0.25)) + 128 + rng.normal(0, 20)
+    canvas = canvas * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    kind = rng.random()
+    if kind < 0.15:
+        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.6))
+    elif kind < 0.2:
+        length = int(rng.integers(3, 8))
+        kernel = np.eye(length) if rng.random() < 0.5 else np.ones((1, length))
+        canvas = cv2.filter2D(canvas, -1, kernel / kernel.sum())
+    if rng.random() < 0.4:
+        canvas = canvas + rng.normal(0, rng.uniform(1, 14), canvas.shape)
+    picture = canvas.clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        _, jpeg = cv2.imencode(
+            ".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
+        )
+        picture = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    return picture
