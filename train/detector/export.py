@@ -19,7 +19,7 @@ def export(net: nn.Module, path: Path, card: dict[str, Any], *, shift: float = 0
     import onnx
 
     outputs = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES]
-    layout = SCRFDLayout(net.cpu().eval(), shift)  # type: ignore[arg-type]
+    layout = SCRFDLayout(net.cpu(), shift).eval()  # type: ignore[arg-type]
 
     def write(temporary: Path) -> None:
         with warnings.catch_warnings():

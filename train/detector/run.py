@@ -18,7 +18,7 @@ from train.detector.material import Material
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
-from vafer.files import write_whole
+from vafer.files import write_text, write_whole
 
 # Height, width, scenes in a batch, share of the batches. Large faces need large scenes; batches
 # have about as many pixels each.
@@ -113,6 +113,7 @@ def train_detector(
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
+        _forget_after(start, out / "log.jsonl")
         on_progress(f"going on after step {start}")
     began, sums = time.perf_counter(), dict.fromkeys(("score", "box", "points"), 0.0)
     for step, batch in enumerate(_ahead(Batches(material, config), start, workers), start + 1):
@@ -150,6 +151,12 @@ def train_detector(
     path = out / "detector.onnx"
     export(average.module, path, {"config": asdict(config)})
     return path
+
+
+def _forget_after(step: int, log: Path) -> None:
+    """Leave out of a log what will be done again."""
+    lines = log.read_text().splitlines() if log.is_file() else []
+    write_text(log, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
 
 
 def _ahead(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
