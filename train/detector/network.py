@@ -105,16 +105,16 @@ def _decode(raw: torch.Tensor, level: int) -> Found:
 class SCRFDLayout(nn.Module):
     """The network as SCRFD's ONNX files give it: one picture → nine outputs of (cells · 2, C).
 
-    Scores first, of strides 8, 16, 32, then boxes, then landmarks. shift: added to the logits.
+    Scores first, of strides 8, 16, 32, then boxes, then landmarks.
     """
 
-    def __init__(self, net: FaceNet, shift: float = 0.0) -> None:
+    def __init__(self, net: FaceNet) -> None:
         super().__init__()
-        self.net, self.shift = net, shift
+        self.net = net
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         maps = self.net.maps(x)
-        scores = [(m.logits + self.shift).sigmoid().reshape(-1, 1) for m in maps]
+        scores = [m.logits.sigmoid().reshape(-1, 1) for m in maps]
         boxes = [m.boxes.reshape(-1, 4) for m in maps]
         points = [m.points.reshape(-1, 2 * N_POINTS) for m in maps]
         return (*scores, *boxes, *points)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from train.detector.export import export
-from train.detector.material import Material
+from train.detector.material import HELD_OUT, Material
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
@@ -149,8 +150,18 @@ def train_detector(
             }
             write_whole(checkpoint, partial(torch.save, state))
     path = out / "detector.onnx"
-    export(average.module, path, {"config": asdict(config)})
+    export(average.module, path, {"training": _facts(material, config)})
     return path
+
+
+def _facts(material: Material, config: DetectorConfig) -> dict[str, Any]:
+    """What a card says of a training."""
+    return {
+        "portraits": len(material.portraits),
+        "frames": len(material.frames),
+        "held_out": list(HELD_OUT),
+        "procedure": asdict(config),
+    }
 
 
 def _forget_after(step: int, log: Path) -> None:

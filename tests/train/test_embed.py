@@ -1,0 +1,44 @@
+"""What ships says what it is, and computes what was trained."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from train.detector.export import export
+from train.detector.network import FaceNet
+from train.embed import embed
+from vafer.catalogue import detector_card
+from vafer.errors import UsageError
+from vafer.model import load_model
+
+METRICS = {"fer_test": {"valence": {"ccc": 0.7}}}
+
+
+def test_a_model_is_stored_in_half_precision(untrained: Path, tmp_path: Path) -> None:
+    path = embed(untrained, "small", METRICS, tmp_path)
+    assert path == tmp_path / "small.safetensors"
+    assert path.stat().st_size < 0.6 * untrained.stat().st_size
+    before, after = load_model(untrained), load_model(path)
+    assert (after.card.name, after.card.licence) == ("small", "Apache-2.0")
+    assert after.card.metrics == METRICS
+    assert after.card.training == before.card.training
+    crops = torch.rand(4, 3, 64, 64) * 255
+    torch.testing.assert_close(after.predict(crops), before.predict(crops), atol=5e-3, rtol=0)
+
+
+def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:
+    source = tmp_path / "detector.onnx"
+    export(FaceNet(), source, {"training": {"steps": 3}})
+    path = embed(source, "finder", METRICS, tmp_path)
+    assert detector_card(path) == {
+        "name": "finder", "licence": "Apache-2.0", "metrics": METRICS, "training": {"steps": 3},
+    }  # fmt: skip
+    graphs = [onnx.load_model(file).graph.SerializeToString() for file in (source, path)]
+    assert graphs[0] == graphs[1]
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected a \.safetensors or an \.onnx file"):
+        embed(tmp_path / "last.pt", "x", {}, tmp_path)

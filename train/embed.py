@@ -1,0 +1,63 @@
+"""A trained model or detector → the file that ships, under its name and with its card's figures.
+
+    python -m train.embed runs/mine/model.safetensors vafer-alexnet112 --metrics model.json
+    python -m train.embed runs/detector/detector.onnx vafer-faces --metrics detector.json
+
+Writes into `vafer/weights/`. Models are stored in half precision. METRICS.json is what the benches
+print, `bench/model.py --json` and `bench/detector.py --json`.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vafer.catalogue import METADATA_KEY, detector_card
+from vafer.errors import UsageError, VaferError
+from vafer.files import write_whole
+from vafer.model import load_model, save_model
+from vafer.store import WEIGHTS
+
+LICENCE = "Apache-2.0"
+
+
+def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS) -> Path:
+    """Write a .safetensors or .onnx file as the embedded one called `name`; returns its path."""
+    target = folder / f"{name}{path.suffix}"
+    if path.suffix == ".safetensors":
+        model = load_model(path)
+        card = replace(model.card, name=name, licence=LICENCE, metrics=metrics)
+        save_model(target, model.net, card, dtype=torch.float16)
+        return target
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path}: expected a .safetensors or an .onnx file")
+    import onnx
+
+    card_of_file = {**detector_card(path), "name": name, "licence": LICENCE, "metrics": metrics}
+    network = onnx.load_model(str(path))
+    onnx.helper.set_model_props(network, {METADATA_KEY: json.dumps(card_of_file, sort_keys=True)})
+    write_whole(target, lambda file: onnx.save_model(network, str(file)))
+    return target
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON that a bench wrote")
+    arguments = parser.parse_args()
+    try:
+        metrics = json.loads(arguments.metrics.read_text(encoding="utf-8"))
+        print(embed(arguments.file, arguments.name, metrics))
+    except (VaferError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
