@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from tests import trees
 from vafer import evaluation as module
-from vafer import store
 from vafer.cli import app
 from vafer.evaluation import evaluate
+from vafer.labelled import FaceFinder
 from vafer.lock import own_folder
 from vafer.model import load_model
 from vafer.options import SplitOptions
@@ -492,26 +492,21 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_detector_faces_are_cropped_by_the_box(
+def test_where_no_face_is_found_the_box_is_the_crop(
     untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No detector is needed to score a dataset; what that means is said."""
-    monkeypatch.setattr(store, "DEFAULT_DETECTOR", "gone")
+    monkeypatch.setattr(FaceFinder, "_detected", lambda *_: None)
     for faces, ways in ((("bboxes",), {"box": 24}), ((), {"no face": 24})):
         root = tmp_path / f"wild-{len(faces)}"
         trees.aff_wild(root, faces=faces, n_videos=2)
         common = ("evaluate", "--dataset", "aff-wild", "--root", root, "--model", untrained)
         out = tmp_path / f"out-{len(faces)}"
-        _, told = run(*common, "--split-fraction", 0.5, "--out", out)
-        assert "no face detector" in told
-        assert "--detector names one" in told
+        run(*common, "--split-fraction", 0.5, "--out", out)
         scores = scores_in(out)
         n = sum(scores["provenance"]["faces"].values())
         assert scores["provenance"]["faces"] == dict.fromkeys(ways, n)
         assert scores["overall"]["n_scored"] == (n if faces else 0)
         assert (scores["overall"]["valence"]["rmse"] is None) == (not faces)
-    _, error = run(*common, "--crops", "detector", "--out", tmp_path / "none", code=2)
-    assert "no face detector: none was named" in error
 
 
 def test_an_error_in_a_list_ends_the_program_in_order(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from vafer.datasets.labels import Dataset
 from vafer.datasets.splits import ALL, Selection, hash_name, select
 from vafer.errors import UsageError
 from vafer.faces import Detector
-from vafer.labelled import FaceFinder, without_detector
+from vafer.labelled import FaceFinder
 from vafer.options import SplitOptions
+from vafer.store import find_detector
 
 # Pleasure and arousal of the emotion words, Russell & Mehrabian 1977; neutral is 0 by definition.
 EXPRESSION_NORMS = {
@@ -92,10 +93,7 @@ def _published(
     }
     finder = FaceFinder(config.crop, is_cropped=dataset.is_cropped, border=data.border)
     if any(finder.needs_detector(rows) for rows in sets.values()):
-        if data.detector is None:
-            on_notice(without_detector(dataset, "data.detector"))
-        else:
-            finder.detector = _detector(data.detector)
+        finder.detector = _detector(data.detector)
     train, held_out = (
         _labelled_faces(set_name, dataset, rows, finder, data, on_progress, on_notice)
         for set_name, rows in sets.items()
@@ -157,7 +155,9 @@ def _crops(
     return cached_crops(name, parts, finder, cache, partial(on_progress, name))
 
 
-def _detector(path: Path) -> Detector:
+def _detector(path: Path | None) -> Detector:
+    if path is None:
+        return Detector(find_detector(None, on_notice=lambda text: None))
     if not path.is_file():
         raise UsageError(
             f"{path}: no such file, named by data.detector: expected an ONNX face detector"
@@ -196,16 +196,14 @@ def _faces(
     """FER2013 and LFW with expression labels: FER2013's own test split, and one fold of LFW."""
     data = config.data
     root = data.root or default_root("faces")
-    if data.detector is None:
-        raise UsageError("data.detector is not set: name an ONNX face detector with landmarks")
-    detector = _detector(data.detector)
-    finder = FaceFinder(config.crop, detector, is_cropped=True, border=data.border)
     tables = {
         "fer2013": _read(root / "fer2013.parquet", "split"),
         "lfw": _read(root / "lfw_expressions.parquet", "identity").filter(
             pl.col("identity") != NO_IDENTITY
         ),
     }
+    detector = _detector(data.detector)
+    finder = FaceFinder(config.crop, detector, is_cropped=True, border=data.border)
     every = {}
     for name, table in tables.items():
         parts = parts_of_jpegs(name, table["jpeg"].to_list())

@@ -235,12 +235,3 @@ def digest_of(dataset: Dataset, rows: pl.DataFrame) -> str:
     digest.update(rows["landmarks"].is_null().to_numpy().tobytes())
     digest.update(points.to_numpy().astype(np.float32).tobytes())
     return digest.hexdigest()
-
-
-def without_detector(dataset: Dataset, option: str) -> str:
-    """What is to be known where faces are cropped without a detector, named by `option`."""
-    instead = "the whole picture" if dataset.is_cropped else "not at all"
-    return (
-        f"no face detector: where {dataset.name} gives no landmarks, faces are cropped by its box, "
-        f"or else {instead}, and not aligned. {option} names one"
-    )

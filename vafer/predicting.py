@@ -18,7 +18,7 @@ from vafer.datasets.labels import Dataset, some
 from vafer.errors import UsageError, display_path
 from vafer.faces import Detector
 from vafer.files import write_whole
-from vafer.labelled import FaceFinder, digest_of, hints, pictures, without_detector
+from vafer.labelled import FaceFinder, digest_of, hints, pictures
 from vafer.matching import KEY, predictions_for
 from vafer.model import Model, load_model, read_card
 from vafer.predictions import read_predictions
@@ -88,23 +88,15 @@ def detector_for(
 ) -> Path | None:
     """The detector's file where some face can only be told by one; None without need.
 
-    Without one named and none on this machine, faces are cropped by what the dataset gives, and
-    that is said; UsageError where all depends on it. Raises ModelError where the one named is none.
+    Raises ModelError where the one named is none.
     """
     finders = [
         (FaceFinder(read_card(path).crop, is_cropped=dataset.is_cropped), rows)
         for path, rows in shares
     ]
-    by_detector = crops == "detector"
-    if not by_detector and not any(finder.needs_detector(rows) for finder, rows in finders):
+    if crops != "detector" and not any(finder.needs_detector(rows) for finder, rows in finders):
         return None
-    try:
-        return find_detector(named, on_notice=on_notice)
-    except UsageError:
-        if by_detector:
-            raise
-        on_notice(without_detector(dataset, "--detector"))
-        return None
+    return find_detector(named, on_notice=on_notice)
 
 
 def predict(dataset: Dataset, shares: Shares, means: Means, folder: Path) -> Predicted:

@@ -20,6 +20,7 @@ from vafer.crops import FACE_TEMPLATE, CropSpec, cut, warp
 from vafer.errors import UsageError
 from vafer.faces import Detector
 from vafer.labelled import FaceFinder, detect_near
+from vafer.store import find_detector, sha256
 
 SPEC = CropSpec(size=64, grey=True)
 
@@ -247,10 +248,13 @@ def test_what_is_missing_is_named(tmp_path: Path, yunet: Path) -> None:
         pl.DataFrame(table).write_parquet(tmp_path / "fer2013.parquet")
         with pytest.raises(UsageError, match=message):
             load_split(config(tmp_path, yunet, tmp_path))
+
+
+def test_the_detector_is_the_embedded_one_unless_named(few_faces: Path, tmp_path: Path) -> None:
+    split = load_split(config(few_faces, None, tmp_path))
+    assert split.facts["detector_sha256"] == sha256(find_detector(None, on_notice=print))
     with pytest.raises(UsageError, match=r"none\.onnx: no such file, named by data\.detector"):
-        load_split(config(tmp_path, tmp_path / "none.onnx", tmp_path))
-    with pytest.raises(UsageError, match=r"data\.detector is not set"):
-        load_split(config(tmp_path, None, tmp_path))
+        load_split(config(few_faces, tmp_path / "none.onnx", tmp_path))
 
 
 def test_a_feed_gives_the_same_from_memory_and_from_disk(

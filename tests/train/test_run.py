@@ -317,7 +317,7 @@ def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
         (["--config", "none_such"], "no such config file"),
         (["--config", "quickstart", "--set", "lr=1"], "did you mean optimiser.lr?"),
         (["--config", "affectnet"], "data/affectnet: no such folder"),
-        (["--config", "faces"], "data.detector is not set"),
+        (["--config", "faces"], "fer2013.parquet is missing"),
     ):
         shown = vafer("train", *arguments, cwd=tmp_path)
         assert shown.returncode == 2, shown.stderr

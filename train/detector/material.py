@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import polars as pl
+import skimage
 
 from train.sets import NO_IDENTITY, fold_of
 from vafer.errors import UsageError
@@ -33,6 +34,12 @@ HELD_OUT = (
 SURE, DOUBTFUL = 0.75, 0.1  # scores from which there is a face, and below which there is none
 LIKELY = 0.6  # of pictures of faces, in which one is to be expected
 EVERY = 3  # frames of a recording
+# Pictures without a face that ship inside scikit-image; its others are for judging.
+SCENERY = (
+    "brick.png", "cell.png", "clock_motion.png", "color.png", "grass.png", "gravel.png",
+    "hubble_deep_field.jpg", "ihc.png", "microaneurysms.png", "page.png", "retina.jpg",
+    "rocket.jpg", "text.png",
+)  # fmt: skip
 MOST_FRAMES = 60  # of a recording, so that none outweighs the others
 LONGEST = 800  # longer side that frames are kept at
 LFW_FOLDS = 5  # of which the first is held out everywhere
@@ -40,28 +47,29 @@ LFW_FOLDS = 5  # of which the first is held out everywhere
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A picture and its faces, as JPEG.
+    """A picture, as a JPEG or PNG file holds it, and its faces.
 
     boxes (N, 4): x1, y1, x2, y2. points (N, 5, 2). sure: bool (N,), the others may be faces.
     """
 
-    jpeg: bytes
+    file: bytes
     boxes: np.ndarray
     points: np.ndarray
     sure: np.ndarray
 
     def picture(self) -> np.ndarray:
         """uint8 (H, W, 3), RGB."""
-        picture = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+        picture = cv2.imdecode(np.frombuffer(self.file, np.uint8), cv2.IMREAD_COLOR_RGB)
         return np.asarray(picture)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Pictures of single faces, and frames with their faces."""
+    """Pictures of single faces, frames with their faces, and pictures without any."""
 
     portraits: list[Labelled]
     frames: list[Labelled]
+    scenery: list[Labelled]
 
 
 def load_material(
@@ -89,7 +97,14 @@ def load_material(
     for source in sources:
         of_source = labelled(source.path.name, partial(_frames, source.path, detector))
         frames += of_source[:: -(-len(of_source) // MOST_FRAMES)]
-    return Material(labelled("portraits", partial(_portraits, faces, detector)), frames)
+    portraits = labelled("portraits", partial(_portraits, faces, detector))
+    return Material(portraits, frames, [_without_face(name) for name in SCENERY])
+
+
+def _without_face(name: str) -> Labelled:
+    picture = (Path(skimage.__file__).parent / "data" / name).read_bytes()
+    nothing = np.empty((0, 4), np.float32)
+    return Labelled(picture, nothing, nothing.reshape(0, 5, 2), np.empty(0, bool))
 
 
 def _read(path: Path) -> list[Labelled]:
@@ -107,8 +122,8 @@ def _read(path: Path) -> list[Labelled]:
 def _table(found: list[Labelled]) -> pl.DataFrame:
     values, flags = pl.List(pl.Float32), pl.List(pl.Boolean)
     return pl.DataFrame(
-        [(p.jpeg, p.boxes.ravel(), p.points.ravel(), p.sure) for p in found],
-        schema={"jpeg": pl.Binary, "boxes": values, "points": values, "sure": flags},
+        [(p.file, p.boxes.ravel(), p.points.ravel(), p.sure) for p in found],
+        schema={"file": pl.Binary, "boxes": values, "points": values, "sure": flags},
         orient="row",
     )
 

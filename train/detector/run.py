@@ -34,7 +34,7 @@ LOG_EVERY, KEEP_EVERY = 50, 250
 class DetectorConfig:
     """A training: `steps` batches of about a million pixels, AdamW, warm-up and cosine."""
 
-    steps: int = 9000
+    steps: int = 20_000
     lr: float = 3e-3
     weight_decay: float = 0.01
     warmup: int = 200

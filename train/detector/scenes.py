@@ -1,10 +1,11 @@
-"""Scenes: faces pasted at many sizes, angles, lights and blurs on backgrounds without faces, and
-frames of recordings moved about; each with where its faces are.
+"""Scenes: faces pasted at many sizes, angles, lights and blurs on backgrounds without faces, frames
+of recordings moved about, and pictures of faces side by side; each with where its faces are.
 
 Everything is a function of a generator, so that a scene can be made again.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -12,10 +13,14 @@ import numpy as np
 
 from train.detector.material import Labelled, Material
 
-SMALLEST = 9.0  # pixels: mean side of the smallest face that is pasted
-LEAST_SIDE = 7.0  # a smaller one is neither asked for nor forbidden
+SMALLEST = 11.0  # pixels: mean side of the smallest face that is pasted
+LEAST_SIDE = 9.0  # a smaller one is neither asked for nor forbidden
 TURN = math.radians(30)
-FROM_FRAMES = 0.45  # share of scenes that begin with a frame of a recording
+# How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
+N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
+MOSAICS = 0.4  # share of scenes that are pictures side by side, so that no face has a pasted edge
+MOST_IN_A_ROW = 7
+FROM_FRAMES = 0.5  # share of scenes that begin with a frame of a recording
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
 SKIN_LIGHT, SKIN_DARK = (255.0, 215.0, 190.0), (25.0, 12.0, 8.0)
@@ -39,21 +44,25 @@ class Composer:
 
     def __init__(self, material: Material) -> None:
         self.material = material
-        self._empty = [f for f in material.frames if not len(f.boxes)]
+        self._empty = [f for f in material.frames if not len(f.boxes)] + material.scenery
 
     def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
         """One scene of this size."""
         made = _Scene(rng, height, width)
         frames = self.material.frames
+        if rng.random() < MOSAICS:
+            made.canvas = background(rng, height, width)
+            made.lay_side_by_side(lambda: self._portrait(rng))
+            return made.finished()
         if frames and rng.random() < FROM_FRAMES:
             made.begin_with_frame(frames[rng.integers(len(frames))])
-        elif self._empty and rng.random() < 0.4:
+        elif self._empty and rng.random() < 0.5:
             made.begin_with_frame(self._empty[rng.integers(len(self._empty))])
         else:
             made.canvas = background(rng, height, width)
         for _ in range(rng.integers(5) if rng.random() < 0.4 else 0):
             made.paste_none(self._portrait(rng))
-        n_faces = rng.choice((0, 1, 2, 4, 8), p=(0.2, 0.35, 0.2, 0.15, 0.1))
+        n_faces = rng.choice(N_PASTED, p=PASTED_SHARES)
         for _ in range(n_faces):
             most = 0.95 * min(height, width) / math.sqrt(n_faces)
             made.paste_face(self._portrait(rng), math.exp(rng.uniform(*np.log((SMALLEST, most)))))
@@ -94,10 +103,41 @@ class _Scene:
         for box, points, sure in zip(frame.boxes, frame.points, frame.sure, strict=True):
             self._add(box, points, matrix, sure=bool(sure))
 
+    def lay_side_by_side(self, next_portrait: Callable[[], Labelled]) -> None:
+        """Cells of one size, most of them filled by a picture of a face each."""
+        rng = self.rng
+        side = min(self.height, self.width) / math.exp(rng.uniform(0, math.log(MOST_IN_A_ROW)))
+        size = max(16, round(side))
+        for top in range(0, self.height, size):
+            for left in range(0, self.width, size):
+                if rng.random() < 0.85:
+                    self._fill(next_portrait(), left, top, size)
+
+    def _fill(self, portrait: Labelled, left: int, top: int, size: int) -> None:
+        """A picture, turned and zoomed a little, into a cell."""
+        rng = self.rng
+        width, height = min(size, self.width - left), min(size, self.height - top)
+        face = 0.6 * size * math.exp(rng.normal(0, 0.25))
+        picture, box, points = _shrunk(portrait, face, rng)
+        to = np.array([left, top]) + size * rng.normal(0.5, 0.06, 2)
+        matrix = _similarity(
+            face / float((box[2:] - box[:2]).mean()),
+            rng.normal(0, TURN / 3),
+            (box[:2] + box[2:]) / 2,
+            to,
+            mirror=rng.random() < 0.5,
+        )
+        shifted = matrix.copy()
+        shifted[:, 2] -= (left, top)
+        border = cv2.BORDER_REPLICATE  # a reflected face would be another one
+        cell = _warp(_tinted(picture, rng), shifted, (width, height), border, smooth=True)
+        self.canvas[top : top + height, left : left + width] = cell
+        self._add(box, points, matrix, sure=True, within=(left, top, left + width, top + height))
+
     def paste_face(self, portrait: Labelled, size: float) -> None:
         """A face of `size` pixels, unless it would hide another."""
-        rng, picture = self.rng, portrait.picture()
-        box = portrait.boxes[0]
+        rng = self.rng
+        picture, box, points = _shrunk(portrait, size, rng)
         scale = size / float((box[2:] - box[:2]).mean())
         turn = rng.uniform(-TURN, TURN) * (rng.random() < 0.7)
         at = (box[:2] + box[2:]) / 2
@@ -105,13 +145,13 @@ class _Scene:
             0.3 * size, np.maximum(0.31 * size, np.array([self.width, self.height]) - 0.3 * size)
         )
         matrix = _similarity(scale, turn, at, to, mirror=rng.random() < 0.5)
-        if self._hides(_moved_box(box, portrait.points[0], matrix)):
+        if self._hides(_moved_box(box, matrix)):
             return
         picture = _tinted(picture, rng)
         if rng.random() < 0.15:
             _cover(picture, box, rng)
         self._blend(picture, _mask(picture, box, rng), matrix)
-        self._add(box, portrait.points[0], matrix, sure=True)
+        self._add(box, points, matrix, sure=True)
 
     def paste_none(self, portrait: Labelled) -> None:
         """What is made of a face and is none: its pieces in another order, a part, a blank head."""
@@ -136,7 +176,7 @@ class _Scene:
             rng.uniform(0, 1, 2) * (self.width, self.height),
             mirror=False,
         )
-        if not self._hides(_moved_box(box, None, matrix)):
+        if not self._hides(_moved_box(box, matrix)):
             self._blend(picture, _mask(picture, box, rng), matrix)
 
     def finished(self) -> Scene:
@@ -158,9 +198,19 @@ class _Scene:
                 return True
         return False
 
-    def _add(self, box: np.ndarray, points: np.ndarray, matrix: np.ndarray, *, sure: bool) -> None:
-        moved = _moved_box(box, points, matrix)
-        inside = np.clip(moved, 0, (self.width, self.height) * 2)
+    def _add(
+        self,
+        box: np.ndarray,
+        points: np.ndarray,
+        matrix: np.ndarray,
+        *,
+        sure: bool,
+        within: tuple[int, int, int, int] | None = None,
+    ) -> None:
+        """A face that was moved; within: x1, y1, x2, y2 of what can be seen, all of it if None."""
+        moved = _moved_box(box, matrix)
+        x1, y1, x2, y2 = within or (0, 0, self.width, self.height)
+        inside = np.clip(moved, (x1, y1, x1, y1), (x2, y2, x2, y2))
         share = (inside[2:] - inside[:2]).prod() / max(1e-6, (moved[2:] - moved[:2]).prod())
         if share <= 0.05:
             return
@@ -216,10 +266,29 @@ def _warp(
     return warped.astype(np.float32)
 
 
-def _moved_box(box: np.ndarray, points: np.ndarray | None, matrix: np.ndarray) -> np.ndarray:
+def _shrunk(
+    portrait: Labelled, size: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Picture, box (4,) and points (5, 2) of a face, shrunk to near twice its size in the scene."""
+    picture, box, points = portrait.picture(), portrait.boxes[0], portrait.points[0]
+    scale = 2 * size / float((box[2:] - box[:2]).mean())
+    if scale >= 1:
+        return picture, box, points
+    height, width = picture.shape[:2]
+    small = (max(2, round(scale * width)), max(2, round(scale * height)))
+    how = cv2.INTER_AREA if rng.random() < SMOOTHLY_SHRUNK else cv2.INTER_LINEAR
+    share = np.array([small[0] / width, small[1] / height], np.float32)
+    return (
+        np.asarray(cv2.resize(picture, small, interpolation=how)),
+        box * np.tile(share, 2),
+        points * share,
+    )
+
+
+def _moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """The upright box that a detector would give a face that was moved: same sides, scaled.
 
-    Turned about the middle of its points, since a box of the turned corners would be too large.
+    A box around the turned corners would be too large.
     """
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     centre = (box[:2] + box[2:]) / 2
@@ -342,28 +411,29 @@ def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _photographed(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Light, blur, noise and compression of a camera: float32 → uint8."""
     height, width = canvas.shape[:2]
-    if rng.random() < 0.2:
-        canvas = canvas.mean(axis=2, keepdims=True).repeat(3, axis=2)
     if rng.random() < 0.25:
-        slope = np.linspace(-1, 1, width)[None] * rng.normal(0, 0.4)
-        slope = slope + np.linspace(-1, 1, height)[:, None] * rng.normal(0, 0.4)
+        slope = np.linspace(-1, 1, width, dtype=np.float32)[None] * rng.normal(0, 0.4)
+        slope = slope + np.linspace(-1, 1, height, dtype=np.float32)[:, None] * rng.normal(0, 0.4)
         canvas = canvas * np.exp(slope.clip(-1, 1))[..., None].astype(np.float32)
-    canvas = 255 * (canvas.clip(0, 255) / 255) ** math.exp(rng.normal(0, 0.3))
-    canvas = (canvas - 128) * math.exp(rng.normal(0, 0.25)) + 128 + rng.normal(0, 20)
-    canvas = canvas * np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    picture: np.ndarray = canvas.clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.2:
+        picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    grey = 255 * np.linspace(0, 1, 256) ** math.exp(rng.normal(0, 0.3))
+    grey = (grey - 128) * math.exp(rng.normal(0, 0.25)) + 128 + rng.normal(0, 20)
+    curves = grey[:, None] * np.exp(rng.normal(0, 0.06, 3))
+    picture = cv2.LUT(picture, curves.clip(0, 255).astype(np.uint8)[None])
     kind = rng.random()
     if kind < 0.15:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.6))
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.6))
     elif kind < 0.2:
         length = int(rng.integers(3, 8))
         kernel = np.eye(length) if rng.random() < 0.5 else np.ones((1, length))
-        canvas = cv2.filter2D(canvas, -1, kernel / kernel.sum())
+        picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
     if rng.random() < 0.4:
-        canvas = canvas + rng.normal(0, rng.uniform(1, 14), canvas.shape)
-    picture = canvas.clip(0, 255).astype(np.uint8)
+        noise = rng.standard_normal(picture.shape, np.float32) * rng.uniform(1, 14)
+        picture = (picture + noise).clip(0, 255).astype(np.uint8)
     if rng.random() < 0.3:
-        _, jpeg = cv2.imencode(
-            ".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
-        )
+        options = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
+        _, jpeg = cv2.imencode(".jpg", picture, options)
         picture = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
-    return picture
+    return np.asarray(picture)

@@ -10,7 +10,7 @@ from train.detector.scenes import Scene
 
 FACE, NOTHING, UNASKED = 1, 0, -1
 FIT, NEARLY = 0.75, 1.1  # octaves between a face and the size that an anchor stands for
-NEAR, AROUND = (0.75, 0.15), (1.3, 0.35)  # from a face's middle, in strides or in its sizes
+NEAR, AROUND = (0.75, 0.2), (1.3, 0.4)  # from a face's middle, in strides or in its sizes
 SMALLEST, LARGEST = SIZES[0][0], SIZES[-1][-1]
 BOX_WEIGHT, POINTS_WEIGHT = 2.0, 5.0
 

@@ -43,9 +43,11 @@ def test_material_is_labelled_once(folders: tuple[Path, Path], yunet: Path, tmp_
     assert len(material.frames) == 17  # every third of fifty
     assert sum(f.sure.any() for f in material.frames) >= 10
 
+    assert all(not len(s.boxes) and s.picture().ndim == 3 for s in material.scenery)
+
     again = load_material(*folders, yunet, tmp_path, told.append)
     assert sum("sample.mp4" in text for text in told) == 1
-    assert [f.jpeg for f in again.frames] == [f.jpeg for f in material.frames]
+    assert [f.file for f in again.frames] == [f.file for f in material.frames]
     assert all(
         np.array_equal(a.boxes, b.boxes)
         for a, b in zip(again.portraits, material.portraits, strict=True)

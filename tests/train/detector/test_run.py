@@ -19,7 +19,7 @@ from train.detector.run import DetectorConfig, train_detector
 
 @pytest.fixture
 def material() -> Material:
-    return Material([portrait()], [frame(n_faces=1)])
+    return Material([portrait()], [frame(n_faces=1)], [])
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def _stop(text: str) -> None:
 
 
 def test_loss_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    material = Material([portrait()], [])
+    material = Material([portrait()], [], [])
     monkeypatch.setattr(run, "LOG_EVERY", 25)
     monkeypatch.setattr(run, "SHAPES", ((64, 64, 6, 1.0),))
     train_detector(material, tmp_path, DetectorConfig(steps=100, lr=1e-2, warmup=10), workers=0)

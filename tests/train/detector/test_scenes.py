@@ -32,7 +32,7 @@ def frame(*, n_faces: int, sure: bool = True) -> Labelled:
 
 
 def test_a_scene_is_a_function_of_its_generator() -> None:
-    composer = Composer(Material([portrait()], [frame(n_faces=2), frame(n_faces=0)]))
+    composer = Composer(Material([portrait()], [frame(n_faces=2)], [frame(n_faces=0)]))
     for seed in range(6):
         first, second = (composer.scene(np.random.default_rng(seed), 96, 128) for _ in range(2))
         assert first.picture.shape == (96, 128, 3)
@@ -42,7 +42,9 @@ def test_a_scene_is_a_function_of_its_generator() -> None:
 
 
 def test_faces_are_inside_large_enough_and_apart() -> None:
-    composer = Composer(Material([portrait()], [frame(n_faces=2), frame(n_faces=1, sure=False)]))
+    composer = Composer(
+        Material([portrait()], [frame(n_faces=2), frame(n_faces=1, sure=False)], [])
+    )
     n_faces = n_doubtful = 0
     for seed in range(60):
         scene = composer.scene(np.random.default_rng(seed), 128, 128)
@@ -64,7 +66,7 @@ def test_faces_are_inside_large_enough_and_apart() -> None:
 
 
 def test_landmarks_are_where_they_are_seen_in_the_picture_also_when_mirrored() -> None:
-    composer = Composer(Material([portrait()], []))
+    composer = Composer(Material([portrait()], [], []))
     n_red = n_blue = n = 0
     for seed in range(150):
         scene = composer.scene(np.random.default_rng(seed), 128, 128)

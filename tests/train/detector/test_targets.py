@@ -35,7 +35,7 @@ def test_each_face_is_asked_of_anchors_of_its_size_near_its_middle() -> None:
         asked = CELLS[(kinds == FACE) & (owners == face)].numpy()
         assert len(asked) >= 1
         middle = (faces.boxes[face, :2] + faces.boxes[face, 2:]) / 2
-        assert np.abs(asked[:, :2] - middle).max() <= max(0.75 * asked[:, 2].max(), 0.15 * size)
+        assert np.abs(asked[:, :2] - middle).max() <= max(0.75 * asked[:, 2].max(), 0.2 * size)
         assert np.abs(np.log2(asked[:, 3] / max(size, 16))).max() <= 0.75
     assert (kinds == NOTHING).mean() > 0.8
     assert (kinds == UNASKED).any()
