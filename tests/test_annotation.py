@@ -233,8 +233,9 @@ def test_provenance_says_how_a_number_came_to_be(
     assert found["schema_version"] == 1
     (run,) = found["runs"]
     assert run["vafer"] == vafer.__version__
-    assert run["model"] == {"name": "untrained", "sha256": annotation.sha256(untrained)}
-    assert run["detector"] == {"name": "yunet_n_dynamic", "sha256": annotation.sha256(yunet)}
+    for what, path in (("model", untrained), ("detector", yunet)):
+        digest = annotation.sha256(path)
+        assert run[what] == {"name": path.stem, "sha256": digest, "origin": "file"}
     assert run["options"]["det_size"] == 320
     assert run["options"]["det_max_faces"] == 1
     assert run["environment"]["torch"] == torch.__version__

@@ -116,7 +116,17 @@ def cross_fitted(
             agrees = float((found.argmax(axis=1) == labels[is_held_out]).mean())
             on_progress(f"fold {held_out}: {agrees:.1%} of labels agree with the posterior")
         posteriors[is_held_out] = np.load(path)
-    return posteriors
+    return without_smoothing(posteriors, options.smoothing)
+
+
+def without_smoothing(posteriors: np.ndarray, smoothing: float) -> np.ndarray:
+    """What posteriors (N, K) would be had each label not been smoothed: the even share taken out.
+
+    Else every face would lean to the mean of all norms, which is negative and aroused.
+    """
+    share = smoothing / posteriors.shape[1]
+    sharper = (posteriors - share).clip(min=0)
+    return sharper / sharper.sum(axis=1, keepdims=True)
 
 
 def _fold(group: str, n_folds: int) -> int:

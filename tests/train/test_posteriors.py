@@ -88,3 +88,11 @@ def test_a_finished_fold_is_not_made_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(posteriors, "_train", counted)
     np.testing.assert_array_equal(fitted(faces, groups, tmp_path), first)
     assert len(made) == 1
+
+
+def test_smoothing_is_taken_out_of_posteriors() -> None:
+    truth = np.array([[1.0, 0.0, 0.0], [0.5, 0.3, 0.2]])
+    smoothed = truth * 0.9 + 0.1 / 3
+    np.testing.assert_allclose(posteriors.without_smoothing(smoothed, 0.1), truth, atol=1e-12)
+    flat = posteriors.without_smoothing(np.full((1, 3), 1 / 3), 0.1)
+    np.testing.assert_allclose(flat, 1 / 3)
