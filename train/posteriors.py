@@ -175,7 +175,6 @@ def _train(
         optimiser,
         lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / total))),
     )
-    seen = 0.0
     for step, chosen in enumerate(_batches(rows, batch, options.epochs, seed)):
         draws = BatchDraws(
             generator_of(seed, Purpose.AUGMENTATION, step, device=device), len(chosen), Team()
@@ -193,8 +192,7 @@ def _train(
         schedule.step()
         average.update_parameters(net)
         if step % 50 == 0:
-            seen = loss.item()
-            on_progress(f"fold {fold}: step {step}/{total}, cross entropy {seen:.3f}")
+            on_progress(f"fold {fold}: step {step}/{total}, cross entropy {loss.item():.3f}")
     return average.module.eval()
 
 

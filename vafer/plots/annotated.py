@@ -24,7 +24,7 @@ from vafer.plots.canvas import (
     new_figure,
     write,
 )
-from vafer.plots.traces import curve, is_lone
+from vafer.plots.traces import after_gaps, curve, is_lone
 from vafer.probe import probe
 from vafer.video import Frame, VideoReader
 
@@ -99,7 +99,5 @@ def _draw_track(
 ) -> None:
     index = faces["frame_index"].to_numpy()
     x = faces["time_s"].to_numpy() if is_timed else index.astype(np.float64)
-    steps = np.diff(index, prepend=index[0])
-    is_after_gap = steps > (1.5 * np.median(steps[1:]) if len(steps) > 1 else 0)
-    points = curve(x, faces[dimension].fill_null(np.nan).to_numpy(), is_after_gap)
+    points = curve(x, faces[dimension].fill_null(np.nan).to_numpy(), after_gaps(index))
     ax.plot(*points.T, color=colour, lw=1.2, marker="o", ms=2, markevery=is_lone(points))

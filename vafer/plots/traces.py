@@ -103,8 +103,7 @@ def _draw(ax: Axes, table: pl.DataFrame, dimension: str, name: str, header: str)
     index = table["frame_index"].to_numpy()
     is_timed = not table["time_s"].null_count()
     x = table["time_s"].to_numpy() if is_timed else index.astype(np.float64)
-    steps = np.diff(index, prepend=index[0])
-    is_after_gap = steps > GAP * np.median(steps[1:]) if len(steps) > 1 else steps > 0
+    is_after_gap = after_gaps(index)
     label, predicted = (
         table[column].fill_null(np.nan).to_numpy() for column in (f"{dimension}_label", dimension)
     )
@@ -119,6 +118,12 @@ def _draw(ax: Axes, table: pl.DataFrame, dimension: str, name: str, header: str)
     ax.margins(x=0.01)
     ax.set(ylim=(-1.04, 1.04), yticks=(-1, 0, 1))  # a curve at 1 is as wide as elsewhere
     ax.grid(axis="y", color=PALE, linewidth=0.5)
+
+
+def after_gaps(index: np.ndarray) -> np.ndarray:
+    """Which frames, by index (N,), come after more than the usual step: bool (N,)."""
+    steps = np.diff(index, prepend=index[0])
+    return steps > GAP * np.median(steps[1:]) if len(steps) > 1 else steps > 0
 
 
 def curve(x: np.ndarray, y: np.ndarray, is_after_gap: np.ndarray) -> np.ndarray:
