@@ -21,6 +21,7 @@ from vafer.lock import own_folder
 from vafer.model import load_model
 from vafer.options import SplitOptions
 from vafer.predicting import EvaluationProgress, Predictor
+from vafer.store import DEFAULT_MODEL
 
 runner = CliRunner()
 SMALL = (
@@ -327,6 +328,29 @@ def test_frames_read_back_give_the_same_scores(untrained: Path, tmp_path: Path) 
     run(*common, "--model", untrained, "--out", tmp_path / "a")
     run(*common, "--predictions", tmp_path / "a" / "frames.parquet", "--out", tmp_path / "b")
     assert scores_in(tmp_path / "a")["overall"] == scores_in(tmp_path / "b")["overall"]
+
+
+def test_what_was_chosen_for_the_user_is_told_and_kept(
+    untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    trees.afew_va(tmp_path / "data", n_actors=2, clips_per_actor=1)
+    afew = ("evaluate", "--dataset", "afew-va", "--root", tmp_path / "data")
+    model, detector = f"model {DEFAULT_MODEL} (embedded, the default)", "detector vafer-faces"
+    for options, told, origins in (
+        ((), model, (["embedded"], None)),
+        (("--crops", "detector"), f"{model}, {detector} (embedded, the default)",
+         (["embedded"], "embedded")),
+        (("--crops", "detector", "--model", untrained),
+         f"model {untrained.stem} (file), {detector} (embedded, the default)",
+         (["file"], "embedded")),
+        (("--crops", "detector", "--model", untrained, "--detector", yunet), None,
+         (["file"], "file")),
+    ):  # fmt: skip
+        out = tmp_path / str(hash(options))
+        _, notices = run(*afew, *options, "--out", out)
+        assert told in notices if told else "detector" not in notices
+        origin = scores_in(out)["provenance"]["inputs"]["origin"]
+        assert (origin["models"], origin["detector"]) == origins
 
 
 def test_an_overwritten_folder_holds_nothing_of_before(

@@ -11,7 +11,7 @@ from vafer.crops import CropSpec
 from vafer.datasets.labels import Dataset, no_faces, to_labels
 from vafer.datasets.splits import Selection, hash_name, select
 from vafer.errors import ModelError, UsageError
-from vafer.folds import model_files, shares, trained_on
+from vafer.folds import choose_models, shares, trained_on
 from vafer.model import AVNet, ModelCard, save_model
 from vafer.options import SplitOptions
 from vafer.store import DEFAULT_MODEL, find_model
@@ -51,6 +51,10 @@ def write(path: Path, **training: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(path, AVNet("alexnet", 1), card(path.parent.name, **training))
     return path
+
+
+def model_files(model: str | Path | None) -> tuple[Path, ...]:
+    return tuple(choice.path for choice in choose_models(model))
 
 
 def write_runs(folder: Path, folds: list[int]) -> tuple[Path, ...]:

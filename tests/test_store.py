@@ -219,10 +219,12 @@ def test_a_choice_says_where_it_came_from(weights: Path, home: Path, tmp_path: P
     mine = put(tmp_path / "mine.safetensors")
     default = store.choose_model(None, on_notice=ignore)
     detector = store.choose_detector("tiny", on_notice=ignore)
-    assert store.describe_choice(default, detector) == (
+    assert store.describe_choice([default], detector) == (
         f"model {store.DEFAULT_MODEL} (embedded, the default), detector tiny (cached)"
     )
     named = store.choose_model(store.DEFAULT_MODEL, on_notice=ignore)
+    assert store.describe_choice([named], None) == f"model {store.DEFAULT_MODEL} (embedded)"
+    assert store.describe_choice([named, named], detector) == "2 models, detector tiny (cached)"
     assert str(named) == f"{store.DEFAULT_MODEL} (embedded)"
     assert store.choose_model(mine, on_notice=ignore) == store.Choice("mine", mine, "file")
     assert (

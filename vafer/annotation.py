@@ -114,7 +114,7 @@ def annotate(
     chosen_detector = choose_detector(detector, on_notice=on_notice)
     chosen_model = choose_model(model, on_notice=on_notice)
     if chosen_detector.is_default or chosen_model.is_default:
-        on_notice(describe_choice(chosen_model, chosen_detector))
+        on_notice(describe_choice([chosen_model], chosen_detector))
     pipeline = Pipeline(
         Detector(chosen_detector.path, detection, device=torch_device),
         load_model(chosen_model.path, device=torch_device),

@@ -23,7 +23,7 @@ from vafer.datasets.published import PUBLISHED
 from vafer.datasets.splits import Selection, select
 from vafer.errors import UsageError, display_path
 from vafer.files import write_json, write_whole
-from vafer.folds import model_files, shares, trained_on
+from vafer.folds import choose_models, shares, trained_on
 from vafer.lock import own_folder
 from vafer.matching import MISSING, join, predictions_for, scored_values
 from vafer.model import read_card
@@ -33,7 +33,7 @@ from vafer.plots import plot_error_plane, plot_features, plot_predictions, plot_
 from vafer.predicting import EvaluationProgress, Means, Predicted, detector_for, predict
 from vafer.predictions import prediction_files, read_predictions
 from vafer.scoring import score
-from vafer.store import sha256
+from vafer.store import describe_choice, sha256
 from vafer.table import output_errors
 
 CROPS = ("labels", "detector")
@@ -89,7 +89,8 @@ def evaluate(
         raise UsageError(f"batch size {batch_size}: expected 1 or more")
     options = split or SplitOptions()
     given = None if predictions is None else Path(predictions)
-    models = () if given is not None else model_files(model, on_notice=on_notice)
+    chosen = () if given is not None else choose_models(model, on_notice=on_notice)
+    models = [choice.path for choice in chosen]
     files = () if given is None else prediction_files(given)
     torch_device = choose_device(device)
 
@@ -106,11 +107,18 @@ def evaluate(
         work = shares(models, opened, selection, rows)
         found = (trained_on(read_card(path), opened, selection, own) for path, own in work)
         leaks = [leak for leak in found if leak is not None]
-        detector_file = detector_for(opened, work, crops, detector, on_notice)
+        chosen_detector = detector_for(opened, work, crops, detector, on_notice)
+        detector_file = chosen_detector.path if chosen_detector else None
+        if any(choice and choice.is_default for choice in (*chosen, chosen_detector)):
+            on_notice(describe_choice(chosen, chosen_detector))
         inputs |= {
             "models": [{"name": read_card(p).name, "sha256": sha256(p)} for p, _ in work],
             "crops": crops,
             "detector_sha256": detector_file and sha256(detector_file),
+            "origin": {
+                "models": [choice.origin for choice in chosen],
+                "detector": chosen_detector.origin if chosen_detector else None,
+            },
         }
     folder = Path(
         out or _default_out(opened, selection, given, models, crops=crops, missing=missing)

@@ -10,19 +10,19 @@ from vafer.datasets.labels import Dataset, some
 from vafer.datasets.splits import Selection, hash_name
 from vafer.errors import ModelError, UsageError, display_path
 from vafer.model import ModelCard, read_card
-from vafer.store import find_model, is_model_name
+from vafer.store import Choice, choose_model, is_model_name
 
 
-def model_files(
+def choose_models(
     model: str | Path | None, *, on_notice: Callable[[str], None] = lambda text: None
-) -> tuple[Path, ...]:
-    """The file of a model; or those of a folder of runs, `*/model.safetensors`.
+) -> tuple[Choice, ...]:
+    """A model; or those of a folder of runs, `*/model.safetensors`.
 
     A name that vafer knows means that model, whatever folder is so called. Raises ModelError where
     there is none.
     """
     if model is None or is_model_name(str(model)) or not _is_folder(Path(model)):
-        return (find_model(model, on_notice=on_notice),)
+        return (choose_model(model, on_notice=on_notice),)
     one = Path(model) / "model.safetensors"
     several = sorted(Path(model).glob("*/model.safetensors"))
     if one.is_file() and several:
@@ -32,13 +32,13 @@ def model_files(
             "one a fold. Name the file, or move the runs into a folder of their own"
         )
     if one.is_file():
-        return (one,)
+        several = [one]
     if not several:
         raise ModelError(
             f"{display_path(Path(model))}: no model.safetensors in this folder or in one below; "
             "expected a run of vafer train, or a folder of such runs, one a fold. Name one"
         )
-    return tuple(several)
+    return tuple(Choice(path.stem, path, "file") for path in several)
 
 
 def shares(

@@ -22,7 +22,7 @@ from vafer.labelled import FaceFinder, digest_of, hints, pictures
 from vafer.matching import KEY, predictions_for
 from vafer.model import Model, load_model, read_card
 from vafer.predictions import read_predictions
-from vafer.store import find_detector, sha256
+from vafer.store import Choice, choose_detector, sha256
 from vafer.table import output_errors
 
 IMAGES_IN_A_PART = 2048
@@ -85,8 +85,8 @@ def detector_for(
     crops: str,
     named: str | Path | None,
     on_notice: Callable[[str], None],
-) -> Path | None:
-    """The detector's file where some face can only be told by one; None without need.
+) -> Choice | None:
+    """The detector where some face can only be told by one; None without need.
 
     Raises ModelError where the one named is none.
     """
@@ -96,7 +96,7 @@ def detector_for(
     ]
     if crops != "detector" and not any(finder.needs_detector(rows) for finder, rows in finders):
         return None
-    return find_detector(named, on_notice=on_notice)
+    return choose_detector(named, on_notice=on_notice)
 
 
 def predict(dataset: Dataset, shares: Shares, means: Means, folder: Path) -> Predicted:

@@ -7,7 +7,7 @@ user names it. The file of a pack is held against a pinned SHA-256 at each use.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -41,9 +41,10 @@ class Choice:
         return f"{self.name} ({self.origin}{', the default' if self.is_default else ''})"
 
 
-def describe_choice(model: Choice, detector: Choice) -> str:
+def describe_choice(models: Sequence[Choice], detector: Choice | None) -> str:
     """One line for people, as in `model a (embedded, the default), detector b (cached)`."""
-    return f"model {model}, detector {detector}"
+    text = f"model {models[0]}" if len(models) == 1 else f"{len(models)} models"
+    return f"{text}, detector {detector}" if detector else text
 
 
 def embedded_models() -> tuple[str, ...]:
