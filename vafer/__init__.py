@@ -14,31 +14,38 @@ if TYPE_CHECKING:
     from vafer.annotation import Results, annotate
     from vafer.errors import VaferError
     from vafer.evaluation import Evaluation, evaluate
-    from vafer.options import DetectorOptions, Sampling, SplitOptions
+    from vafer.merging import Merged, merge
+    from vafer.options import DetectorOptions, Sampling, Shard, SplitOptions
     from vafer.parts import read_table
 
 __version__ = "0.1.0"
 __all__ = [
     "DetectorOptions",
     "Evaluation",
+    "Merged",
     "Results",
     "Sampling",
+    "Shard",
     "SplitOptions",
     "VaferError",
     "annotate",
     "evaluate",
+    "merge",
     "read_table",
 ]
 
 _HOMES = {
     "DetectorOptions": "vafer.options",
     "Evaluation": "vafer.evaluation",
+    "Merged": "vafer.merging",
     "Results": "vafer.annotation",
     "Sampling": "vafer.options",
+    "Shard": "vafer.options",
     "SplitOptions": "vafer.options",
     "VaferError": "vafer.errors",
     "annotate": "vafer.annotation",
     "evaluate": "vafer.evaluation",
+    "merge": "vafer.merging",
     "read_table": "vafer.parts",
 }
 

@@ -19,10 +19,11 @@ from vafer import __version__
 from vafer.errors import UsageError, VideoError, display_path
 from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
+from vafer.lock import own_folder
 from vafer.model import load_model
-from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling
+from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling, Shard
 from vafer.output import Output
-from vafer.parts import check_output, read_table, remove_output
+from vafer.parts import check_output, parts_folder_of, read_table, remove_output
 from vafer.pipeline import Pipeline
 from vafer.probe import probe
 from vafer.store import choose_detector, choose_model, describe_choice, sha256
@@ -88,6 +89,7 @@ def annotate(
     sampling: Sampling = ALL_FRAMES,
     detection: DetectorOptions | None = None,
     batch_size: int = BATCH_SIZE,
+    shard: Shard | None = None,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_notice: Callable[[str], None] = lambda text: None,
@@ -97,8 +99,9 @@ def annotate(
     inputs: videos, folders of numbered pictures, and folders that are searched for both. out: a
     .parquet file, or a folder that gets one file per recording; None keeps nothing on disk. model,
     detector: names or paths; see `vafer.store`. A recording that cannot be read costs only itself:
-    its row of `Results.videos` says `failed` and why. A second call with the same options and `out`
-    does only what is not done yet.
+    its row of `Results.videos` says `failed` and why. shard: the part of the recordings that is
+    this call's; each needs an `out` of its own, and `vafer.merge` joins them. A second call with
+    the same options and `out` does only what is not done yet; two at once are refused.
 
     Raises UsageError (nothing was done), ModelError, OutputError.
     """
@@ -106,6 +109,8 @@ def annotate(
     sources = find_sources(
         [Path(i) for i in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     )
+    if shard is not None:
+        sources = [source for source in sources if shard.has(source.video)]
     if out == "":
         raise UsageError("the output has no name: expected NAME.parquet, or a folder")
     if batch_size < 1:
@@ -136,14 +141,17 @@ def annotate(
             "origin": chosen_detector.origin,
         },
         "options": {**asdict(sampling), **{f"det_{k}": v for k, v in asdict(detection).items()}},
+        "shard": shard and str(shard),
         "environment": _environment(pipeline.detector, torch_device, batch_size),
     }
     on_progress(Progress(0.0, None, 0, 0, 0, len(sources)))
     if out is not None:
-        check_output(Path(out), sources)
-        if overwrite:
-            remove_output(Path(out))
-        return _run_all(pipeline, sources, sampling, Output(Path(out), run), on_progress)
+        out = Path(out)
+        check_output(out, sources)
+        with own_folder(parts_folder_of(out), name=out):
+            if overwrite:
+                remove_output(out)
+            return _run_all(pipeline, sources, sampling, Output(out, run), on_progress)
     with tempfile.TemporaryDirectory(prefix="vafer-") as folder:
         output = Output(Path(folder) / "results.parquet", run)
         results = _run_all(pipeline, sources, sampling, output, on_progress)

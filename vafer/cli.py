@@ -13,7 +13,7 @@ import typer
 
 from vafer import __version__, console
 from vafer.errors import OutputError, UsageError, VaferError
-from vafer.options import BATCH_SIZE, DetectorOptions, Sampling, SplitOptions
+from vafer.options import BATCH_SIZE, DetectorOptions, Sampling, Shard, SplitOptions
 
 app = typer.Typer(
     name="vafer",
@@ -144,6 +144,13 @@ def annotate(
     batch_size: Annotated[
         int, typer.Option(metavar="N", help="Faces per prediction.", min=1)
     ] = BATCH_SIZE,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do part I, from 1, of N only, for job arrays; `vafer merge` joins their outputs.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew where there are results already.")
     ] = False,
@@ -178,6 +185,7 @@ def annotate(
                 sampling=sampling,
                 detection=detection,
                 batch_size=batch_size,
+                shard=None if shard is None else Shard.parse(shard),
                 overwrite=overwrite,
                 on_progress=on_progress,
                 on_notice=console.show_notice if not quiet else lambda text: None,
@@ -188,6 +196,36 @@ def annotate(
             console.show_results(results)
         if results.n_incomplete:
             raise typer.Exit(EXIT_SOME_FAILED)
+
+
+@app.command()
+def merge(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="OUTPUT...",
+            help="Finished outputs of `annotate`: folders, or .parquet files.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[str, typer.Option(help="NAME.parquet.", show_default=False)],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier merge left there.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
+) -> None:
+    """Join the outputs of a job's shards into one table. They stay as they are."""
+    with _errors_shown():
+        from vafer.merging import merge as run
+
+        merged = run(
+            inputs,
+            out,
+            overwrite=overwrite,
+            on_notice=console.show_notice if not quiet else lambda text: None,
+        )
+        if not quiet:
+            console.show_merged(merged)
 
 
 @app.command()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait 
     from vafer.annotation import Progress, Results
     from vafer.catalogue import Entry, Info
     from vafer.evaluation import Evaluation
+    from vafer.merging import Merged
     from vafer.predicting import EvaluationProgress
 
 PIPE_COLUMNS = 250  # of a table that no terminal wraps
@@ -92,6 +93,14 @@ def show_results(results: "Results") -> None:
         stdout.print(line, markup=False)
     stdout.print(f"{'tables' if results.path.is_dir() else 'table'}: {results.path}", markup=False)
     stdout.print(f"table of videos: {results.videos_path}", markup=False)
+
+
+def show_merged(merged: "Merged") -> None:
+    """Print what a merged table holds and where it is."""
+    incomplete = f", {merged.n_incomplete:,} of them failed or damaged" * bool(merged.n_incomplete)
+    stdout.print(f"{merged.n_videos:,} recordings{incomplete}, {merged.n_rows:,} rows")
+    stdout.print(f"table: {merged.path}", markup=False)
+    stdout.print(f"table of videos: {merged.videos_path}", markup=False)
 
 
 def show_problems(results: "Results") -> None:

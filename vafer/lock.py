@@ -1,4 +1,4 @@
-"""A folder that one run at a time may write to."""
+"""A folder that one run at a time may write to, on one machine or, by NFS's locks, on several."""
 
 import fcntl
 import os
@@ -10,26 +10,27 @@ from vafer.errors import UsageError, display_path
 
 
 @contextmanager
-def own_folder(folder: Path) -> Iterator[None]:
+def own_folder(folder: Path, *, name: Path | None = None) -> Iterator[None]:
     """Within it, the folder is this run's alone; if nothing came into it, it goes away again.
 
-    Raises UsageError where it cannot be made, or another run has it.
+    name: of the output that people know, where it is not the folder itself. Raises UsageError where
+    it cannot be made, or another run has it.
     """
+    shown = display_path(name or folder)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise UsageError(
-            f"{display_path(folder)} cannot be made the output: {(error.strerror or '').lower()}; "
-            "expected a folder. Give another --out"
+            f"{shown} cannot be written: {(error.strerror or '').lower()}. Give another --out"
         ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UsageError(
-                f"{display_path(folder)} is being written by another run: wait, or stop it"
+                f"{shown} is being written by another run: wait, or stop it"
             ) from error
         yield
     finally:

@@ -1,6 +1,8 @@
 """What a user may ask of a run, and what is taken where nothing is asked."""
 
+import hashlib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,6 +96,38 @@ class Sampling:
 
     def has_ended(self, time: Fraction | None) -> bool:
         return self.end_s is not None and time is not None and float(time) >= self.end_s
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number`, from 1, of `count` parts of a job, for machines that do not know each other.
+
+    A recording's part is decided by its name alone, so recordings added later move no other.
+    Raises UsageError where there is no such part.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise UsageError(f"shard {self}: expected I/N with I from 1 to N")
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """`3/16` → the third of sixteen. Raises UsageError."""
+        if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
+            raise UsageError(f"shard {text!r}: expected I/N, such as 3/16, with I from 1 to N")
+        number, _, count = text.partition("/")
+        return cls(int(number), int(count))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def has(self, video: str) -> bool:
+        """Whether the recording of this name is in the part."""
+        digest = hashlib.sha256(f"shard {video}".encode()).digest()
+        return int.from_bytes(digest) % self.count == self.number - 1
 
 
 @dataclass(frozen=True)

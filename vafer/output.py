@@ -27,7 +27,7 @@ from vafer.table import (
 )
 
 # What may differ between two runs of one table and is only recorded.
-_INCIDENTAL = {"id", "vafer", "environment", "name", "origin"}
+_INCIDENTAL = {"id", "vafer", "environment", "name", "origin", "shard"}
 
 
 class Output:
@@ -120,7 +120,7 @@ class Output:
         cut off in between finds its parts again. Where nothing has changed, nothing is written.
         """
         with output_errors(self.path):
-            if self._has_changed:
+            if self._has_changed or not self.videos_path.is_file():
                 if not self.is_folder:
                     self._join(sorted(v for v, r in self.rows.items() if r["status"] != "failed"))
                 write_videos(self.videos_path, list(self.rows.values()))
@@ -138,7 +138,7 @@ class Output:
                     self._written_s[row["video"]] = self.videos_path.stat().st_mtime
         elif self.path.is_file():
             waiting = {provenance["video"]["video"] for _, provenance in parts}
-            if any(video not in waiting for video, _ in _by_video(self.path)):
+            if any(video not in waiting for video, _ in by_video(self.path)):
                 raise OutputError(
                     f"{display_path(self.path)} is there without {self.videos_path.name}, so what "
                     "is done in it cannot be told"
@@ -161,7 +161,7 @@ class Output:
             self._runs[run["id"]] = run
 
     def _join(self, videos: list[str]) -> None:
-        old = _by_video(self.path) if self.path.is_file() else iter(())
+        old = by_video(self.path) if self.path.is_file() else iter(())
         waiting = next(old, None)
         runs = [self._runs[run_id] for run_id in sorted(self._runs)]
         with TableWriter(self.path, {"schema_version": SCHEMA_VERSION, "runs": runs}) as writer:
@@ -180,7 +180,8 @@ class Output:
                     writer.write(batch)
 
 
-def _by_video(path: Path) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+def by_video(path: Path) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+    """The rows of each recording of a table; take them before the next."""
     return groupby(read_batches(path), key=lambda batch: batch.column("video")[0].as_py())
 
 

@@ -217,7 +217,7 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
             train(config, tmp_path / "out", split=toy_split())
         assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be made the output"):
+    with pytest.raises(UsageError, match="cannot be written"):
         train(toy_config(), tmp_path / "file" / "x", split=toy_split())
 
 

@@ -1,0 +1,190 @@
+"""Shards are disjoint, and merging their outputs gives the table that one run would have made."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+import vafer
+from tests.test_output import add, failed, run
+from vafer.annotation import Progress
+from vafer.cli import app
+from vafer.errors import UsageError
+from vafer.lock import own_folder
+from vafer.options import Shard
+from vafer.output import Output
+from vafer.parts import parts_folder_of
+from vafer.table import read_provenance
+
+VIDEOS = [f"{letter}.mp4" for letter in "abcdefgh"]
+
+
+def make(out: Path, videos: list[str], *, shard: str | None = None, **changes: object) -> Path:
+    """An output of annotate with two frames a recording."""
+    output = Output(out, {**run(out.stem, **changes), "shard": shard})
+    for video in videos:
+        add(output, video, 2)
+    output.finish()
+    return out
+
+
+def test_shards_cover_all_once_and_stay_when_recordings_are_added() -> None:
+    for count in (1, 3, 7):
+        shards = [Shard(number + 1, count) for number in range(count)]
+        assert all(sum(shard.has(video) for shard in shards) == 1 for video in VIDEOS)
+    many = [f"session-{i}/cam.mp4" for i in range(4000)]
+    assert all(900 < sum(Shard(i, 4).has(v) for v in many) < 1100 for i in range(1, 5))
+    # By the name alone: where a recording was done once, it is found again.
+    assert [video for video in VIDEOS if Shard(2, 3).has(video)] == ["a.mp4", "g.mp4"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0/3", "4/3", "1", "1/0", "a/b", "1/-2", " 1/2", "1/2/3", "1.0/2"]
+)
+def test_shards_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="expected I/N"):
+        Shard.parse(text)
+
+
+def test_merged_shards_equal_one_run(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for video in VIDEOS[:4]:
+        shutil.copy(sample, folder / video)
+    (folder / "broken.mp4").write_text("no video")
+    how = {"model": untrained, "detector": yunet, "sampling": vafer.Sampling(every=40)}
+    whole = vafer.annotate(folder, tmp_path / "whole.parquet", **how)
+    outs = [tmp_path / "1", tmp_path / "2.parquet", *(tmp_path / name for name in "345")]
+    for i, out in enumerate(outs, 1):
+        vafer.annotate(folder, out, shard=Shard(i, 5), **how)
+    notices: list[str] = []
+    merged = vafer.merge(outs, tmp_path / "m" / "all.parquet", on_notice=notices.append)
+    assert vafer.read_table(merged.path).equals(whole.table)
+    assert (merged.n_videos, merged.n_incomplete, merged.n_rows) == (5, 1, len(whole.table))
+    same = pl.all().exclude("elapsed_s")
+    assert pl.read_parquet(merged.videos_path).select(same).equals(whole.videos.select(same))
+    # As if one run had made it: what is added since is done, and nothing else.
+    shutil.copy(sample, folder / "new.mp4")
+    again = vafer.annotate(folder, merged.path, **how)
+    assert again.n_skipped == 4
+    assert again.table["video"].n_unique() == 5
+    assert [path.name for path in (tmp_path / "m").iterdir() if path.is_dir()] == []
+
+
+def test_a_shard_without_recordings_is_an_output_too(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    empty = next(s for s in (Shard(1, 2), Shard(2, 2)) if not s.has(sample.name))
+    for out in (tmp_path / "folder", tmp_path / "file.parquet"):
+        results = vafer.annotate(sample, out, model=untrained, detector=yunet, shard=empty)
+        assert (results.n_frames, len(results.videos)) == (0, 0)
+        merged = vafer.merge([out], tmp_path / f"{out.stem}-merged.parquet")
+        assert (merged.n_videos, merged.n_rows) == (0, 0)
+
+
+def test_missing_shards_are_told(tmp_path: Path) -> None:
+    outs = [make(tmp_path / str(i), [VIDEOS[i]], shard=f"{i}/5") for i in (1, 3)]
+    notices: list[str] = []
+    merged = vafer.merge(outs, tmp_path / "all.parquet", on_notice=notices.append)
+    assert notices == [
+        "of 5 shards there is nothing of 2, 4, 5: not merged, or without a recording"
+    ]
+    assert [r["shard"] for r in read_provenance(merged.path)["runs"]] == ["1/5", "3/5"]
+
+
+def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    a, b = make(tmp_path / "a", VIDEOS[:2]), make(tmp_path / "b.parquet", VIDEOS[2:4])
+    twice = make(tmp_path / "twice", VIDEOS[1:2])
+    other = make(tmp_path / "other", VIDEOS[5:], every=2)
+    cut_off = tmp_path / "cut"
+    add(Output(cut_off, run("cut")), "x.mp4", 2)
+    lost = make(tmp_path / "lost", ["y.mp4", "z.mp4"])
+    (lost / "z.mp4.parquet").unlink()
+    waiting = make(tmp_path / "waiting.parquet", ["w.mp4"])
+    add(Output(waiting, run("w")), "v.mp4", 2)
+    before = sorted(tmp_path.rglob("*"))
+    for inputs, problem in (
+        ([], "nothing to merge"),
+        ([a, tmp_path / "gone"], "gone: no such file or folder"),
+        ([a, twice], "b.mp4 is in .*a and in .*twice"),
+        ([a, a], "a.mp4 is in"),
+        ([a, b, other], "with other options: options every was 1, is 2 now"),
+        ([a, cut_off], "cut has no _videos.parquet"),
+        ([lost], "lost is not finished"),
+        ([waiting], "waiting.parquet is not finished"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            vafer.merge(inputs, tmp_path / "out.parquet")
+    with pytest.raises(UsageError, match=r"expected --out NAME\.parquet"):
+        vafer.merge([a], tmp_path / "folder")
+    with pytest.raises(UsageError, match="is to be merged itself"):
+        vafer.merge([a, b], b, overwrite=True)
+    with pytest.raises(UsageError, match="there already"):
+        vafer.merge([a], b)
+    with pytest.raises(UsageError, match="a run of vafer annotate that is not finished"):
+        vafer.merge([a], waiting, overwrite=True)
+    with (
+        own_folder(parts_folder_of(tmp_path / "out.parquet")),
+        pytest.raises(UsageError, match=r"out\.parquet is being written by another run"),
+    ):
+        vafer.merge([a], tmp_path / "out.parquet")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command(tmp_path: Path) -> None:
+    output = Output(tmp_path / "a", run())
+    add(output, "a.mp4", 3)
+    output.fail(failed("bad.mp4"))
+    output.finish()
+    b = make(tmp_path / "b", ["b.mp4"])
+    out = tmp_path / "all.parquet"
+    arguments = ["merge", str(tmp_path / "a"), str(b), "--out", str(out)]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "3 recordings, 1 of them failed or damaged, 5 rows" in shown.stdout
+    assert f"table: {out}" in shown.stdout
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert "is there already" in refused.stderr
+    again = CliRunner().invoke(app, [*arguments, "--overwrite", "--quiet"])
+    assert (again.exit_code, again.stdout) == (0, "")
+    assert len(vafer.read_table(out)) == 5
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "results"])
+def test_a_second_run_on_one_output_is_refused(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / name
+    tried: list[Progress] = []
+
+    def second(progress: Progress) -> None:
+        if progress.video is None:  # before the first, and after the last
+            return
+        with pytest.raises(UsageError, match=f"{name} is being written by another run"):
+            vafer.annotate(sample, out, model=untrained, detector=yunet)
+        tried.append(progress)
+
+    every = vafer.Sampling(every=50)
+    vafer.annotate(sample, out, model=untrained, detector=yunet, on_progress=second, sampling=every)
+    assert len(tried) > 1
+    assert vafer.read_table(out)["frame_index"].to_list() == [0]
+
+
+def test_a_run_records_its_shard(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    mine = next(s for s in (Shard(1, 2), Shard(2, 2)) if s.has(sample.name))
+    out = tmp_path / "r.parquet"
+    result = CliRunner().invoke(app, [
+        "annotate", str(sample), "--out", str(out), "--model", str(untrained), "--detector",
+        str(yunet), "--every", "50", "--shard", str(mine),
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert [r["shard"] for r in read_provenance(out)["runs"]] == [str(mine)]
+    assert json.dumps(read_provenance(out))  # plain values

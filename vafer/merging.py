@@ -1,0 +1,176 @@
+"""Several outputs of one job, such as the shards of an array, → one table."""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vafer.errors import OutputError, UsageError, display_path
+from vafer.lock import own_folder
+from vafer.options import Shard
+from vafer.output import by_video, differences
+from vafer.parts import parts_folder_of, remove_output, videos_path_of, whole_parts
+from vafer.table import (
+    SCHEMA_VERSION,
+    TableWriter,
+    output_errors,
+    read_batches,
+    read_provenance,
+    read_videos,
+    write_videos,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What `merge` made: where the table and that of videos are, and how much is in them."""
+
+    path: Path
+    videos_path: Path
+    n_videos: int
+    n_incomplete: int  # failed or partial
+    n_rows: int
+
+
+def merge(
+    inputs: Iterable[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    on_notice: Callable[[str], None] = lambda text: None,
+) -> Merged:
+    """Join finished outputs of `annotate`, folders or .parquet files, into one .parquet file.
+
+    The inputs stay as they are. Memory does not grow with their size. Raises UsageError (nothing
+    was done) where one is not finished, where a recording is in two, where they were made with
+    other options, or where `out` is there and not to be overwritten; OutputError.
+    """
+    out = Path(out)
+    paths = [Path(path) for path in inputs]
+    if not paths:
+        raise UsageError("nothing to merge: expected outputs of vafer annotate")
+    if out.suffix.lower() != ".parquet":
+        raise UsageError(f"{display_path(out)}: expected --out NAME.parquet")
+    try:
+        outputs = [_Finished(path) for path in paths]
+    except OutputError as error:
+        raise UsageError(str(error)) from error
+    rows = _rows(outputs)
+    runs = _runs(outputs, on_notice)
+    if out.resolve() in {path.resolve() for path in paths}:
+        raise UsageError(f"{display_path(out)} is to be merged itself: give another --out")
+    with own_folder(parts_folder_of(out), name=out):
+        if any(parts_folder_of(out).iterdir()):
+            raise UsageError(
+                f"{display_path(out)} belongs to a run of vafer annotate that is not finished: "
+                "give another --out"
+            )
+        if overwrite:
+            remove_output(out)
+        elif out.exists() or videos_path_of(out).exists():
+            raise UsageError(f"{display_path(out)} is there already: give another, or --overwrite")
+        n_rows = 0
+        provenance = {"schema_version": SCHEMA_VERSION, "runs": [runs[i] for i in sorted(runs)]}
+        with TableWriter(out, provenance) as writer:
+            for _, batches in heapq.merge(*(o.by_video() for o in outputs), key=itemgetter(0)):
+                for batch in batches:
+                    writer.write(batch)
+                    n_rows += len(batch)
+        write_videos(videos_path_of(out), list(rows.values()))
+    return Merged(
+        path=out,
+        videos_path=videos_path_of(out),
+        n_videos=len(rows),
+        n_incomplete=sum(row["status"] != "done" for row in rows.values()),
+        n_rows=n_rows,
+    )
+
+
+class _Finished:
+    """One output that is whole. Raises UsageError where it is not, OutputError where it is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        videos_path = videos_path_of(path)
+        if not path.exists():
+            raise UsageError(f"{display_path(path)}: no such file or folder")
+        if not videos_path.is_file():
+            raise UsageError(
+                f"{display_path(path)} has no {videos_path.name}: expected an output of vafer "
+                "annotate that is finished. Run its command again, or name its folder"
+            )
+        with output_errors(path):
+            self.rows = {row["video"]: row for row in read_videos(videos_path)}
+            parts = list(whole_parts(path))
+        self.parts = {provenance["video"]["video"]: part for part, provenance in parts}
+        provenances = [provenance for _, provenance in parts]
+        if path.is_file():
+            provenances.append(read_provenance(path))
+            unfinished = bool(self.parts)
+        else:
+            wanted = {video for video, row in self.rows.items() if row["status"] != "failed"}
+            unfinished = any(
+                self.rows.get(provenance["video"]["video"]) != provenance["video"]
+                for provenance in provenances
+            ) or not wanted <= {*self.parts}
+        if unfinished:
+            raise UsageError(
+                f"{display_path(path)} is not finished: {videos_path.name} and the tables beside "
+                "it differ. Run its command again, then merge"
+            )
+        self.runs = {run["id"]: run for found in provenances for run in found["runs"]}
+
+    def by_video(self) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+        """The rows of each recording, ordered by name."""
+        if self.path.is_file():
+            yield from by_video(self.path)
+            return
+        for video, part in sorted(self.parts.items()):
+            yield video, read_batches(part)
+
+
+def _rows(outputs: list[_Finished]) -> dict[str, dict[str, Any]]:
+    """The rows of all tables of videos. Raises UsageError where two have one recording."""
+    rows: dict[str, dict[str, Any]] = {}
+    homes: dict[str, Path] = {}
+    for output in outputs:
+        for video, row in output.rows.items():
+            other = homes.setdefault(video, output.path)
+            if video in rows:
+                raise UsageError(
+                    f"{video} is in {display_path(other)} and in {display_path(output.path)}: "
+                    "expected outputs that share no recording, as shards do. Leave one out"
+                )
+            rows[video] = row
+    return rows
+
+
+def _runs(outputs: list[_Finished], on_notice: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """All runs by id, made with the same options; shards that are missing are told.
+
+    Raises UsageError where options differ.
+    """
+    runs = {run_id: (output, run) for output in outputs for run_id, run in output.runs.items()}
+    if not runs:
+        return {}
+    first_output, first = next(iter(runs.values()))
+    for output, run in runs.values():
+        if found := differences(first, run):
+            raise UsageError(
+                f"{display_path(first_output.path)} and {display_path(output.path)} were made "
+                f"with other options: {found}. Give outputs of one job"
+            )
+    shards = [Shard.parse(run["shard"]) for _, run in runs.values() if run.get("shard")]
+    if shards and len({shard.count for shard in shards}) == 1:
+        missing = {*range(1, shards[0].count + 1)} - {shard.number for shard in shards}
+        if missing:
+            listed = ", ".join(map(str, sorted(missing)))
+            on_notice(
+                f"of {shards[0].count} shards there is nothing of {listed}: not merged, or "
+                "without a recording"
+            )
+    return {run_id: run for run_id, (_, run) in runs.items()}
