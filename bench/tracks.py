@@ -105,6 +105,16 @@ def detect(path: Path, detector: Path) -> dict[str, np.ndarray]:
     }
 
 
+class OurTracker:
+    """vafer's, with cuts as annotation finds them."""
+
+    def __init__(self) -> None:
+        self.tracker, self.cuts = Tracker(), CutDetector()
+
+    def update(self, boxes, scores, *, time_s, image):
+        return self.tracker.update(boxes, scores, time_s=time_s, is_cut=self.cuts.update(image))
+
+
 class LibraryTracker:
     """A tracker of the `trackers` package under our rules: time-based gaps, reset at cuts, no -1.
 
@@ -151,7 +161,7 @@ class OurDistance(BaseIoU):
 COMMON = {"lost_track_buffer": 15, "frame_rate": 30.0, "minimum_consecutive_frames": 1}
 SORT = COMMON | {"track_activation_threshold": 0.0}
 TRACKERS: dict[str, Callable[[], object]] = {
-    "ours": Tracker,
+    "ours": OurTracker,
     "SORT, IoU 0.3": lambda: LibraryTracker(lambda: SORTTracker(**SORT)),
     "SORT, IoU 0.1": lambda: LibraryTracker(lambda: SORTTracker(**SORT, minimum_iou_threshold=0.1)),
     "SORT, DIoU -0.2": lambda: LibraryTracker(

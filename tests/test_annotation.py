@@ -236,6 +236,7 @@ def test_provenance_says_how_a_number_came_to_be(
     for what, path in (("model", untrained), ("detector", yunet)):
         digest = annotation.sha256(path)
         assert run[what] == {"name": path.stem, "sha256": digest, "origin": "file"}
+    assert run["options"]["detect"] == "search"  # what auto is on a CPU
     assert run["options"]["det_size"] == 320
     assert run["options"]["det_max_faces"] == 1
     assert run["environment"]["torch"] == torch.__version__
@@ -245,6 +246,23 @@ def test_provenance_says_how_a_number_came_to_be(
     assert (row["width"], row["height"], row["rotation"], row["codec"]) == (640, 360, 0, "h264")
     assert row["fps"] == 25
     assert row["n_frames"] == row["n_frames_analysed"] == 50
+
+
+def test_the_table_says_how_faces_were_looked_for(
+    sample: Path, untrained: Path, yunet: Path
+) -> None:
+    how = {"model": untrained, "detector": yunet}
+    full = vafer.annotate(sample, detect="full", **how).table
+    search = vafer.annotate(sample, detect="search", **how).table
+    assert full["face_source"].drop_nulls().unique().to_list() == ["full"]
+    counts = dict(search["face_source"].drop_nulls().value_counts().iter_rows())
+    assert counts["search"] > counts["full"] > 0
+    # The same faces, nearly in the same places.
+    for column in ("frame_index", "face_index", "track_id"):
+        assert search[column].to_list() == full[column].to_list(), column
+    sides = full.select("x1", "y1", "x2", "y2").drop_nulls().to_numpy()
+    apart = np.abs(search.select("x1", "y1", "x2", "y2").drop_nulls().to_numpy() - sides)
+    assert np.median(apart) < 0.03 * np.median(sides[:, 2] - sides[:, 0])
 
 
 def test_progress_ends_complete(sample: Path, untrained: Path, yunet: Path, tmp_path: Path) -> None:
@@ -266,6 +284,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_done(
     for error, match, change in (
         (UsageError, "batch size", {"batch_size": 0}),
         (UsageError, "device", {"device": "tpu"}),
+        (UsageError, "expected auto, full, search", {"detect": "fast"}),
         (UsageError, "device", {"device": "mps"}),
         (ModelError, "no such", {"model": "missing.safetensors"}),
         (ModelError, "no such", {"detector": "missing.onnx"}),

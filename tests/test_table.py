@@ -29,6 +29,7 @@ def frame(index: int, n_faces: int, *, landmarks: bool = True, time: bool = True
         ),
         track_ids=np.arange(n_faces, dtype=np.int32) + 7,
         values=rng.uniform(-1, 1, (n_faces, 2)).astype(np.float32),
+        source="search" if index % 4 == 1 else "full",
     )
 
 
@@ -60,7 +61,7 @@ def test_rows_hold_every_face_and_say_where_there_is_none() -> None:
         assert [row[c] for c in ("x1", "y1", "x2", "y2")] == result.faces.boxes[i].tolist()
         assert row["det_score"] == result.faces.scores[i]
         assert row["landmarks"] == result.faces.landmarks[i].ravel().tolist()
-        assert row["face_source"] == "full"
+        assert row["face_source"] == ("search" if result.index == 5 else "full")
         assert [row["valence"], row["arousal"]] == result.values[i].tolist()
 
 

@@ -12,9 +12,6 @@ from insightface.model_zoo import get_model
 
 from vafer.tracks import CutDetector, Tracker, box_distance
 
-SCENE = np.full((90, 160, 3), 90, np.uint8)
-SCENE[20:60, 30:120] = (200, 140, 60)  # something to see, so that the picture is not blank
-
 
 def texture(seed: int) -> np.ndarray:
     """A picture with large and small structure, uint8 (180, 320, 3)."""
@@ -32,13 +29,13 @@ def update(
     time_s: float,
     *,
     scores: list[float] | None = None,
-    image: np.ndarray = SCENE,
+    is_cut: bool = False,
 ) -> list[int]:
     ids = tracker.update(
         np.array(faces, np.float32).reshape(-1, 4),
         np.array([0.9] * len(faces) if scores is None else scores, np.float32),
         time_s=time_s,
-        image=image,
+        is_cut=is_cut,
     )
     assert ids.dtype == np.int32
     assert ids.shape == (len(faces),)
@@ -170,17 +167,17 @@ def cuts(images: list[np.ndarray]) -> list[int]:
 
 def test_a_cut_ends_all_ids() -> None:
     tracker = Tracker()
-    assert update(tracker, [face(100)], 0.00, image=texture(0)) == [0]
-    assert update(tracker, [face(100)], 0.04, image=texture(0)) == [0]
-    assert update(tracker, [face(100)], 0.08, image=texture(1)) == [1]
-    assert update(tracker, [face(100)], 0.12, image=texture(1)) == [1]
+    assert update(tracker, [face(100)], 0.00) == [0]
+    assert update(tracker, [face(100)], 0.04) == [0]
+    assert update(tracker, [face(100)], 0.08, is_cut=True) == [1]
+    assert update(tracker, [face(100)], 0.12) == [1]
 
 
 def test_a_cut_in_a_frame_without_faces_ends_all_ids() -> None:
     tracker = Tracker()
-    update(tracker, [face(100)], 0.00, image=texture(0))
-    update(tracker, [], 0.04, image=texture(1))
-    assert update(tracker, [face(100)], 0.08, image=texture(1)) == [1]
+    update(tracker, [face(100)], 0.00)
+    update(tracker, [], 0.04, is_cut=True)
+    assert update(tracker, [face(100)], 0.08) == [1]
 
 
 def test_cuts_one_frame_apart_are_all_found() -> None:
@@ -265,9 +262,9 @@ def test_every_real_cut_is_found_at_any_sampling(shared: Path) -> None:
 
 def test_ids_of_a_real_recording_do_not_cross_its_cuts(shared: Path) -> None:
     """A box that stays in place through every cut, the worst case, changes its id at each."""
-    tracker = Tracker()
+    tracker, detector = Tracker(), CutDetector()
     ids = [
-        update(tracker, [face(80)], index / 29.97, image=image)[0]
+        update(tracker, [face(80)], index / 29.97, is_cut=detector.update(image))[0]
         for index, image in enumerate(decode(shared / "videos" / "stage_cuts.mp4"))
     ]
     assert ids == [0] * 20 + [1] * 62 + [2] * 129 + [3] * 64
@@ -287,8 +284,6 @@ def test_one_swaying_head_keeps_its_id_when_sampled(shared: Path) -> None:
                     continue
                 bgr = frame.to_ndarray(format="bgr24", width=256, height=256)
                 found, _ = model.detect(bgr)
-                ids += tracker.update(
-                    found[:, :4], found[:, 4], time_s=index / 25, image=bgr[..., ::-1]
-                ).tolist()
+                ids += tracker.update(found[:, :4], found[:, 4], time_s=index / 25).tolist()
         assert len(ids) >= 183 // every
         assert set(ids) == {0}

@@ -30,6 +30,7 @@ from vafer.store import choose_detector, choose_model, describe_choice, sha256
 from vafer.table import VIDEOS_SCHEMA, to_batch, videos_table
 from vafer.video import VideoReader
 
+DETECT = ("auto", "full", "search")
 _RECORDED_MODULES = ("torch", "onnxruntime", "insightface", "cv2", "decord", "av")
 
 
@@ -88,6 +89,7 @@ def annotate(
     device: str = "auto",
     sampling: Sampling = ALL_FRAMES,
     detection: DetectorOptions | None = None,
+    detect: str = "auto",
     batch_size: int = BATCH_SIZE,
     shard: Shard | None = None,
     overwrite: bool = False,
@@ -98,10 +100,14 @@ def annotate(
 
     inputs: videos, folders of numbered pictures, and folders that are searched for both. out: a
     .parquet file, or a folder that gets one file per recording; None keeps nothing on disk. model,
-    detector: names or paths; see `vafer.store`. A recording that cannot be read costs only itself:
-    its row of `Results.videos` says `failed` and why. shard: the part of the recordings that is
-    this call's; each needs an `out` of its own, and `vafer.merge` joins them. A second call with
-    the same options and `out` does only what is not done yet; two at once are refused.
+    detector: names or paths; see `vafer.store`. detect: `full` looks for faces in every whole
+    frame, `search` mostly around those of the frame before, see `vafer.search`; `auto` is `search`
+    where the detector runs on a CPU. shard: the part of the recordings that is this call's; each
+    needs an `out` of its own, and `vafer.merge` joins them.
+
+    A recording that cannot be read costs only itself: its row of `Results.videos` says `failed` and
+    why. A second call with the same options and `out` does only what is not done yet; two at once
+    are refused.
 
     Raises UsageError (nothing was done), ModelError, OutputError.
     """
@@ -115,15 +121,21 @@ def annotate(
         raise UsageError("the output has no name: expected NAME.parquet, or a folder")
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: expected 1 or more")
+    if detect not in DETECT:
+        raise UsageError(f"--detect {detect}: expected {', '.join(DETECT)}")
     torch_device = choose_device(device)
     chosen_detector = choose_detector(detector, on_notice=on_notice)
     chosen_model = choose_model(model, on_notice=on_notice)
     if chosen_detector.is_default or chosen_model.is_default:
         on_notice(describe_choice([chosen_model], chosen_detector))
+    face_detector = Detector(chosen_detector.path, detection, device=torch_device)
+    if detect == "auto":
+        detect = "search" if face_detector.device == "cpu" else "full"
     pipeline = Pipeline(
-        Detector(chosen_detector.path, detection, device=torch_device),
+        face_detector,
         load_model(chosen_model.path, device=torch_device),
         batch_size=batch_size,
+        searches=detect == "search",
     )
     if torch_device.startswith("cuda") and pipeline.detector.device == "cpu":
         on_notice("the detector runs on the CPU: this onnxruntime has no CUDA provider")
@@ -140,7 +152,11 @@ def annotate(
             "sha256": pipeline.detector.sha256,
             "origin": chosen_detector.origin,
         },
-        "options": {**asdict(sampling), **{f"det_{k}": v for k, v in asdict(detection).items()}},
+        "options": {
+            **asdict(sampling),
+            **{f"det_{k}": v for k, v in asdict(detection).items()},
+            "detect": detect,
+        },
         "shard": shard and str(shard),
         "environment": _environment(pipeline.detector, torch_device, batch_size),
     }

@@ -141,6 +141,13 @@ def annotate(
         int | None,
         typer.Option(metavar="N", help="Keep the N best-scored faces of a frame.", min=1),
     ] = None,
+    detect: Annotated[
+        str,
+        typer.Option(
+            help="full: look for faces in every whole frame; search: mostly around those of the "
+            "frame before; auto: search on a CPU."
+        ),
+    ] = "auto",
     batch_size: Annotated[
         int, typer.Option(metavar="N", help="Faces per prediction.", min=1)
     ] = BATCH_SIZE,
@@ -184,6 +191,7 @@ def annotate(
                 device=device,
                 sampling=sampling,
                 detection=detection,
+                detect=detect,
                 batch_size=batch_size,
                 shard=None if shard is None else Shard.parse(shard),
                 overwrite=overwrite,

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from vafer.errors import ModelError
+from vafer.mosaic import Mosaic
 from vafer.options import STRIDE, DetectorOptions
 from vafer.store import sha256
 
@@ -66,13 +67,44 @@ class Detector:
 
     def detect(self, image: np.ndarray) -> Faces:
         """Find the faces of one frame: image uint8 (H, W, 3) RGB → Faces in its pixels."""
-        height, width = image.shape[:2]
         canvas, scale = _fit(image, self.options.size, self.fixed_input)
         boxes_scores, landmarks = self._network(canvas)
         boxes = boxes_scores[:, :4] / np.tile(scale, 2)
-        boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
-        boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
-        scores = boxes_scores[:, 4]
+        points = None if landmarks is None else landmarks / scale
+        return self._wanted(image, boxes, boxes_scores[:, 4], points)
+
+    def search(self, image: np.ndarray, around: np.ndarray, *, n_needed: int) -> Faces | None:
+        """Find the faces of one frame around where they were in the one before.
+
+        image uint8 (H, W, 3) RGB, around (N, 4) boxes in its pixels, N ≥ 1 → their faces, or None
+        where one of the first `n_needed` is not found again, or where looking at the whole frame
+        costs hardly more. Pieces of the frame lie side by side in one picture, see `vafer.mosaic`.
+        """
+        if self.fixed_input is not None:
+            return None
+        mosaic = Mosaic.of(image.shape[:2], around, self.options.size)
+        if mosaic is None:
+            return None
+        boxes_scores, landmarks = self._network(mosaic.picture(image))
+        pieces, rows, boxes = mosaic.found(boxes_scores[:, :4])
+        points = None if landmarks is None else mosaic.in_frame(landmarks[rows], pieces)
+        faces = self._wanted(image, boxes, boxes_scores[rows, 4], points)
+        n_found = int((pieces < n_needed).sum())
+        is_whole = n_found == n_needed and len(faces) >= min(
+            len(rows), self.options.max_faces or len(rows)
+        )
+        return faces if is_whole else None
+
+    def _wanted(
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        landmarks: np.ndarray | None,
+    ) -> Faces:
+        """Faces clipped to the frame, ordered, without those that the options leave out."""
+        height, width = image.shape[:2]
+        boxes = boxes.clip(0, np.tile([width, height], 2))
         sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
         order = np.argsort(-scores, kind="stable")
         order = order[(sides > 0)[order] & (sides >= self.options.min_face)[order]]
@@ -80,7 +112,7 @@ class Detector:
         return Faces(
             boxes=boxes[order].astype(np.float32),
             scores=scores[order].astype(np.float32),
-            landmarks=None if landmarks is None else (landmarks / scale)[order].astype(np.float32),
+            landmarks=None if landmarks is None else landmarks[order].astype(np.float32),
         )
 
 

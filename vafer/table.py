@@ -78,7 +78,10 @@ _DICTIONARY_COLUMNS = ["video", "face_source"]
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
-    """All that is known of one analysed frame: N faces, track_ids int32 (N,), values (N, 2)."""
+    """All that is known of one analysed frame: N faces, track_ids int32 (N,), values (N, 2).
+
+    source: how the faces were found, `full` in the whole frame, `search` around those of before.
+    """
 
     index: int
     pts: int | None
@@ -86,6 +89,7 @@ class FrameResult:
     faces: Faces
     track_ids: np.ndarray
     values: np.ndarray
+    source: str = "full"
 
 
 def to_batch(video: str, frames: Sequence[FrameResult]) -> pa.RecordBatch:
@@ -115,7 +119,11 @@ def to_batch(video: str, frames: Sequence[FrameResult]) -> pa.RecordBatch:
             *boxes,
             per_face((f.faces.scores for f in frames), pa.float32()),
             _landmark_column(frames, empty),
-            pa.array(["full"] * len(empty), pa.string(), mask=empty),
+            pa.array(
+                np.repeat(np.array([f.source for f in frames], object), n_rows),
+                pa.string(),
+                mask=empty,
+            ),
             per_face((f.values[:, 0] for f in frames), pa.float32()),
             per_face((f.values[:, 1] for f in frames), pa.float32()),
         ],

@@ -97,25 +97,24 @@ class Tracker:
 
     def __init__(self, *, max_gap_s: float = 0.5) -> None:
         self._max_gap_s = max_gap_s
-        self._cuts = CutDetector()
         self._tracks: list[_Track] = []
         self._n_ids = 0
         self._last_time_s: float | None = None
 
     def update(
-        self, boxes: np.ndarray, scores: np.ndarray, *, time_s: float, image: np.ndarray
+        self, boxes: np.ndarray, scores: np.ndarray, *, time_s: float, is_cut: bool = False
     ) -> np.ndarray:
         """The track ids of one analysed frame's faces; call it for frames without faces too.
 
-        boxes float32 (N, 4) x1 y1 x2 y2 in pixels, scores float32 (N,), image uint8 (H, W, 3) RGB →
-        int32 (N,), unique within the frame, counted from 0 in order of first appearance (within a
-        frame by descending score). A face unseen for more than `max_gap_s` gets a new id, as does
-        every face after a cut. Frames further apart than `max_gap_s` link to the one just before.
+        boxes float32 (N, 4) x1 y1 x2 y2 in pixels, scores float32 (N,) → int32 (N,), unique within
+        the frame, counted from 0 in order of first appearance (within a frame by descending score).
+        A face unseen for more than `max_gap_s` gets a new id, as does every face from a frame on
+        that starts a shot (`CutDetector`). Frames further apart than `max_gap_s` link to the one
+        just before.
         """
         since_last_frame = 0.0 if self._last_time_s is None else time_s - self._last_time_s
         self._last_time_s = time_s
         oldest = time_s - max(self._max_gap_s, since_last_frame) - TIME_TOLERANCE_S
-        is_cut = self._cuts.update(image)
         alive = [] if is_cut else [track for track in self._tracks if track.time_s >= oldest]
 
         # By score, not as given: the order of detections then changes no face's id, even on ties.

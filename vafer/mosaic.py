@@ -1,0 +1,97 @@
+"""Pieces of a frame, each around a face that was there a moment ago, side by side in one picture.
+
+So one call of the detector looks for all of them, at the resolution that they need.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vafer.options import STRIDE
+from vafer.tracks import box_distance
+
+SEARCHED_SIDE = 64  # pixels of a face in the mosaic, at most
+REACH = 2.0  # side of a piece, in sides of its face
+MOST_OF_FULL = 0.7  # of the pixels of the whole frame as `detect` sees it
+SAME = 0.7  # `box_distance` up to which a face is the one that was there
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Where each piece lies: `x_mosaic = scale · x_frame + offset`, for N pieces.
+
+    cell: side of a piece in pixels, a multiple of STRIDE. columns: pieces in a row. around (N, 4).
+    scales (N,). offsets (N, 2).
+    """
+
+    cell: int
+    columns: int
+    around: np.ndarray
+    scales: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], around: np.ndarray, size: int) -> "Mosaic | None":
+        """A mosaic of a frame of shape (H, W), whose longer side `detect` would shrink to `size`.
+
+        None where it would have nearly as many pixels as the shrunken frame.
+        """
+        whole = min(1.0, size / max(shape))
+        sides = (around[:, 2:] - around[:, :2]).max(axis=1)
+        scales = np.minimum(whole, SEARCHED_SIDE / sides)
+        cell = math.ceil(REACH * float((scales * sides).max()) / STRIDE) * STRIDE
+        columns = math.ceil(math.sqrt(len(around)))
+        n_pixels = math.ceil(len(around) / columns) * columns * cell**2
+        if n_pixels > MOST_OF_FULL * whole**2 * shape[0] * shape[1]:
+            return None
+        rows, places = np.divmod(np.arange(len(around)), columns)
+        middles = cell * (np.stack([places, rows], axis=1) + 0.5)
+        offsets = middles - scales[:, None] * (around[:, :2] + around[:, 2:]) / 2
+        return cls(cell, columns, around, scales, offsets)
+
+    def picture(self, image: np.ndarray) -> np.ndarray:
+        """The pieces of a frame uint8 (H, W, 3) RGB, in BGR; black beyond the frame."""
+        rows = math.ceil(len(self.around) / self.columns)
+        canvas = np.zeros((rows * self.cell, self.columns * self.cell, 3), np.uint8)
+        for i, (scale, offset) in enumerate(zip(self.scales, self.offsets, strict=True)):
+            row, column = divmod(i, self.columns)
+            top, left = row * self.cell, column * self.cell
+            # Pixel centres lie at halves, as in cv2.resize, which shrinks whole frames.
+            shift = offset - (left, top) + scale / 2 - 0.5
+            matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+            canvas[top : top + self.cell, left : left + self.cell] = cv2.warpAffine(
+                image, matrix, (self.cell, self.cell), flags=cv2.INTER_LINEAR
+            )[:, :, ::-1]
+        return canvas
+
+    def found(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which boxes (M, 4) of the picture are the faces that were looked for.
+
+        Returns the K pieces whose face is there, the rows of its boxes, both (K,), and these boxes
+        in the frame (K, 4). Of two pieces that show one face, the first has it.
+        """
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+        places = np.floor(middles / self.cell).astype(int)
+        piece = places[:, 1] * self.columns + places[:, 0]
+        pieces: list[int] = []
+        rows: list[int] = []
+        framed: list[np.ndarray] = []
+        for i, before in enumerate(self.around):
+            inside = np.flatnonzero(piece == i)
+            there = (boxes[inside] - np.tile(self.offsets[i], 2)) / self.scales[i]
+            distances = box_distance(before[None], there)[0]
+            if not len(inside) or distances.min() > SAME:
+                continue
+            box = there[distances.argmin()]
+            if framed and box_distance(box[None], np.stack(framed)).min() < SAME / 2:
+                continue
+            pieces.append(i)
+            rows.append(int(inside[distances.argmin()]))
+            framed.append(box)
+        return np.array(pieces, int), np.array(rows, int), np.reshape(framed, (-1, 4))
+
+    def in_frame(self, points: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+        """Points (K, P, 2) of the picture, in these pieces (K,), as points of the frame."""
+        return (points - self.offsets[pieces, None]) / self.scales[pieces, None, None]
