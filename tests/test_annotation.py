@@ -164,7 +164,7 @@ def test_a_second_run_does_only_what_is_not_done(
     videos.mkdir()
     for name in ("a.mp4", "c.mp4"):
         (videos / name).symlink_to(sample)
-    options = {"model": untrained, "detector": yunet}
+    options = {"model": untrained, "detector": yunet, "workers": 1}
 
     def interrupt(progress: vafer.annotation.Progress) -> None:
         if progress.n_done == 1:
@@ -345,7 +345,9 @@ def test_a_recording_that_vanishes_on_the_way_costs_only_itself(
         return info
 
     monkeypatch.setattr(annotation, "probe", vanishing)
-    results = vafer.annotate(tmp_path, model=untrained, detector=yunet, sampling=Sampling(every=9))
+    results = vafer.annotate(
+        tmp_path, model=untrained, detector=yunet, sampling=Sampling(every=9), workers=1
+    )
     assert results.videos["status"].to_list() == ["failed", "done"]
     assert "a.mp4" in results.videos["error"][0]
 

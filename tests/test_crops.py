@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vafer.crops import FACE_TEMPLATE, CropSpec, cut, similarity, warp
+from vafer.crops import FACE_TEMPLATE, CropSpec, Patch, cut, similarity, warp
 from vafer.errors import ModelError
 
 RNG = np.random.default_rng(0)
@@ -146,3 +146,20 @@ def test_spec_survives_json_and_refuses_nonsense() -> None:
             CropSpec.from_dict(wrong)
     with pytest.raises(ModelError, match="landmarks"):
         CropSpec().matrices(np.zeros((1, 4)), None)
+
+
+def test_a_crop_does_not_depend_on_its_batch() -> None:
+    rng = np.random.default_rng(0)
+    patches = [
+        Patch(
+            rng.integers(0, 255, (int(h), int(w), 3), np.uint8),
+            np.array([[s, -t, 9], [t, s, 5]]),
+        )
+        for h, w, s, t in zip(
+            rng.integers(60, 230, 9), rng.integers(60, 230, 9),
+            rng.uniform(0.5, 1.6, 9), rng.uniform(-0.3, 0.3, 9), strict=True,
+        )
+    ]  # fmt: skip
+    whole = warp(patches, 64)
+    assert torch.equal(torch.cat([warp([patch], 64) for patch in patches]), whole)
+    assert torch.equal(torch.cat([warp(patches[:2], 64), warp(patches[2:], 64)]), whole)

@@ -6,8 +6,9 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import polars as pl
 import torch
 
 from vafer import __version__
-from vafer.errors import UsageError, VideoError, display_path
+from vafer.decoding import facts_of
+from vafer.errors import UsageError, VideoError
 from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
 from vafer.lock import own_folder
@@ -24,12 +26,26 @@ from vafer.model import load_model
 from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling, Shard
 from vafer.output import Output
 from vafer.parts import check_output, parts_folder_of, read_table, remove_output
-from vafer.pipeline import Pipeline
+from vafer.pipeline import FRAMES_AT_ONCE, Pipeline
 from vafer.probe import probe
+from vafer.staged import (
+    Event,
+    Events,
+    Failed,
+    Hashed,
+    Restarted,
+    Stages,
+    available_cores,
+    run_staged,
+    shared_cores,
+    what_failed,
+)
 from vafer.store import choose_detector, choose_model, describe_choice, sha256
-from vafer.table import VIDEOS_SCHEMA, to_batch, videos_table
+from vafer.table import VIDEOS_SCHEMA, FrameResult, TableWriter, to_batch, videos_table
 from vafer.video import VideoReader
+from vafer.workers import DecoderProcess, Ended, Opened
 
+_COUNTED = ("n_frames_analysed", "n_frames_with_face", "n_faces")
 DETECT = ("auto", "full", "search")
 _RECORDED_MODULES = ("torch", "onnxruntime", "insightface", "cv2", "decord", "av")
 
@@ -91,6 +107,7 @@ def annotate(
     detection: DetectorOptions | None = None,
     detect: str = "auto",
     batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
     shard: Shard | None = None,
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -102,8 +119,10 @@ def annotate(
     .parquet file, or a folder that gets one file per recording; None keeps nothing on disk. model,
     detector: names or paths; see `vafer.store`. detect: `full` looks for faces in every whole
     frame, `search` mostly around those of the frame before, see `vafer.search`; `auto` is `search`
-    where the detector runs on a CPU. shard: the part of the recordings that is this call's; each
-    needs an `out` of its own, and `vafer.merge` joins them.
+    where the detector runs on a CPU. workers: how many recordings are at work at once, each decoded
+    in a process of its own, see `vafer.staged`; one for each core without; 1 does all in this
+    process, one recording after the other. shard: the part of the recordings that is this
+    call's; each needs an `out` of its own, and `vafer.merge` joins them.
 
     A recording that cannot be read costs only itself: its row of `Results.videos` says `failed` and
     why. A second call with the same options and `out` does only what is not done yet; two at once
@@ -121,6 +140,8 @@ def annotate(
         raise UsageError("the output has no name: expected NAME.parquet, or a folder")
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: expected 1 or more")
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers: expected 1 or more")
     if detect not in DETECT:
         raise UsageError(f"--detect {detect}: expected {', '.join(DETECT)}")
     torch_device = choose_device(device)
@@ -137,6 +158,21 @@ def annotate(
         batch_size=batch_size,
         searches=detect == "search",
     )
+    events: Callable[[list[Source]], Events]
+    if workers == 1:
+        events = partial(_one_by_one, pipeline, sampling)
+    else:
+        stages = Stages(
+            make_detector=lambda n_threads: Detector(
+                chosen_detector.path, detection, device=torch_device, n_threads=n_threads
+            ),
+            model=pipeline.model,
+            batch_size=batch_size,
+            searches=detect == "search",
+            sampling=sampling,
+            make_decoder=lambda n_threads: DecoderProcess(n_threads=n_threads),
+        )
+        events = partial(run_staged, stages, n_lanes=workers or available_cores())
     if torch_device.startswith("cuda") and pipeline.detector.device == "cpu":
         on_notice("the detector runs on the CPU: this onnxruntime has no CUDA provider")
     run = {
@@ -167,10 +203,10 @@ def annotate(
         with own_folder(parts_folder_of(out), name=out):
             if overwrite:
                 remove_output(out)
-            return _run_all(pipeline, sources, sampling, Output(out, run), on_progress)
+            return _run_all(events, sources, Output(out, run), on_progress)
     with tempfile.TemporaryDirectory(prefix="vafer-") as folder:
         output = Output(Path(folder) / "results.parquet", run)
-        results = _run_all(pipeline, sources, sampling, output, on_progress)
+        results = _run_all(events, sources, output, on_progress)
         return replace(results, path=None, videos_path=None, _table=results.table)
 
 
@@ -189,56 +225,72 @@ def choose_device(device: str) -> str:
     return device
 
 
-@dataclass
 class _Tally:
     """What a run has done, and whom to tell."""
 
-    on_progress: Callable[[Progress], None]
-    n_bytes: int
-    n_videos: int
-    bytes_done: int = 0
-    n_frames: int = 0
-    n_faces: int = 0
-    n_done: int = 0
+    def __init__(self, on_progress: Callable[[Progress], None], todo: list[Source]) -> None:
+        self._on_progress = on_progress
+        self._sizes = {source.video: _size(source) for source in todo}
+        self._bytes_done = 0
+        self._at_work: dict[str, _Recording] = {}
+        self.n_frames = self._n_faces = self._n_done = 0
 
-    def report(
-        self, video: str | None, n_bytes: float = 0, n_frames: int = 0, n_faces: int = 0
-    ) -> None:
-        """Tell how far the run is with this much of `video` done beside what is finished."""
-        is_over = self.n_done == self.n_videos  # though there was nothing to read
-        self.on_progress(
+    def count(self, recording: "_Recording") -> None:
+        """Tell of a recording that has come on, or to its end."""
+        video = recording.row["video"]
+        self._at_work[video] = recording
+        if recording.row["status"] is not None:
+            del self._at_work[video]
+            self._bytes_done += self._sizes[video]
+            self.n_frames += recording.row["n_frames_analysed"] or 0
+            self._n_faces += recording.row["n_faces"] or 0
+            self._n_done += 1
+        self.report(video)
+
+    def report(self, video: str | None) -> None:
+        rows = [recording.row for recording in self._at_work.values()]
+        n_bytes = self._bytes_done + sum(
+            recording.share * self._sizes[name] for name, recording in self._at_work.items()
+        )
+        is_over = self._n_done == len(self._sizes)  # though there was nothing to read
+        self._on_progress(
             Progress(
-                share=1.0 if is_over else (self.bytes_done + n_bytes) / max(1, self.n_bytes),
+                share=1.0 if is_over else n_bytes / max(1, sum(self._sizes.values())),
                 video=video,
-                n_frames=self.n_frames + n_frames,
-                n_faces=self.n_faces + n_faces,
-                n_done=self.n_done,
-                n_videos=self.n_videos,
+                n_frames=self.n_frames + sum(row["n_frames_analysed"] for row in rows),
+                n_faces=self._n_faces + sum(row["n_faces"] for row in rows),
+                n_done=self._n_done,
+                n_videos=len(self._sizes),
             )
         )
 
-    def add(self, row: dict[str, Any]) -> None:
-        self.bytes_done += row["size_bytes"]
-        self.n_frames += row["n_frames_analysed"] or 0
-        self.n_faces += row["n_faces"] or 0
-        self.n_done += 1
-
 
 def _run_all(
-    pipeline: Pipeline,
+    events: Callable[[list[Source]], Events],
     sources: list[Source],
-    sampling: Sampling,
     output: Output,
     on_progress: Callable[[Progress], None],
 ) -> Results:
-    """Annotate what is not finished, and finish the output."""
+    """Annotate what is not finished, and finish the output.
+
+    events: what becomes of recordings that are to be annotated, see `vafer.staged`.
+    """
     started = time.perf_counter()
     todo = [source for source in sources if not output.is_finished(source)]
-    sizes = {source: _size(source) for source in todo}
-    tally = _Tally(on_progress, sum(sizes.values()), len(todo))
-    for source in todo:
-        tally.report(source.video)
-        tally.add(_run_one(pipeline, source, sizes[source], sampling, output, tally))
+    tally = _Tally(on_progress, todo)
+    recordings: dict[str, _Recording] = {}
+    tally.report(None)
+    with shared_cores(), closing(events(todo)) as stream:
+        try:
+            for source, event in stream:
+                recording = recordings.setdefault(source.video, _Recording(source, output))
+                recording.take(event)
+                if recording.row["status"] is not None:
+                    del recordings[source.video]
+                tally.count(recording)
+        finally:
+            for recording in recordings.values():
+                recording.abandon()
     elapsed_s = time.perf_counter() - started
     output.finish()
     tally.report(None)
@@ -253,63 +305,104 @@ def _run_all(
     )
 
 
-def _run_one(
-    pipeline: Pipeline,
-    source: Source,
-    size: int,
-    sampling: Sampling,
-    output: Output,
-    tally: _Tally,
-) -> dict[str, Any]:
-    """Annotate one recording into its part; returns its row of the table of videos."""
-    started = time.perf_counter()
-    row: dict[str, Any] = dict.fromkeys(VIDEOS_SCHEMA.names)
-    row |= {"video": source.video, "size_bytes": size}
-    try:
-        row["sha256"] = source_sha256(source)
-        info = probe(source.path)
-        row |= {
-            "width": info.width,
-            "height": info.height,
-            "rotation": info.rotation,
-            "codec": info.codec,
-            "fps": info.fps,
-            "duration_s": info.duration_s,
-            "time_base": None if info.time_base is None else str(info.time_base),
+class _Recording:
+    """What has come of one recording so far: its row of the table of videos, and its part.
+
+    share: of it that is analysed, as far as that can be told.
+    """
+
+    def __init__(self, source: Source, output: Output) -> None:
+        self._source, self._output = source, output
+        self._started = time.perf_counter()
+        self.row: dict[str, Any] = dict.fromkeys(VIDEOS_SCHEMA.names)
+        self.row |= {"video": source.video, "size_bytes": _size(source)}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._writer: TableWriter | None = None
+        self._waiting: list[FrameResult] = []
+        self._n_expected: int | None = None
+        self.share = 0.0
+        self.row |= dict.fromkeys(_COUNTED, 0)
+
+    def take(self, event: Event) -> None:
+        """Note what comes next of it. Raises OutputError."""
+        match event:
+            case Hashed():
+                self.row["sha256"] = event.sha256
+            case Opened():
+                self.row |= event.facts
+                self._n_expected = event.n_expected
+                self._writer = self._output.write_part(self._source.video).open()
+            case FrameResult():
+                self._add(event)
+            case Ended():
+                self._end(event)
+            case Restarted():
+                self.abandon()
+                self._begin()
+            case Failed():
+                self.abandon()
+                self.row |= dict.fromkeys(_COUNTED)
+                self._close("failed", event.error)
+                self._output.fail(self.row)
+
+    def abandon(self) -> None:
+        """Leave nothing of its part."""
+        if self._writer is not None:
+            self._writer.abandon()
+
+    def _add(self, result: FrameResult) -> None:
+        self._waiting.append(result)
+        self.row["n_frames_analysed"] += 1
+        self.row["n_frames_with_face"] += len(result.faces) > 0
+        self.row["n_faces"] += len(result.faces)
+        if self._n_expected:
+            self.share = (result.index + 1) / self._n_expected
+        if len(self._waiting) == FRAMES_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        assert self._writer is not None
+        self._writer.write(to_batch(self._source.video, self._waiting))
+        self._waiting = []
+
+    def _end(self, event: Ended) -> None:
+        assert self._writer is not None
+        self._write()
+        self.row |= {
+            "n_frames": event.n_frames,
+            "n_bad_packets": event.n_bad_packets,
+            "decoder": event.decoder,
         }
-        reader = VideoReader(info, sampling=sampling)
-        n_expected = None if info.pts is None else len(info.pts)
-        n_analysed = n_with_face = n_faces = 0
-        with output.write_part(source.video) as writer:
+        self._close("partial" if event.damage else "done", event.damage)
+        self._writer.provenance["video"] = self.row
+        writer, self._writer = self._writer, None
+        writer.finish()
+        self._output.done(self.row)
+
+    def _close(self, status: str, error: str | None) -> None:
+        elapsed_s = time.perf_counter() - self._started
+        self.row |= {"status": status, "error": error, "elapsed_s": elapsed_s}
+
+
+def _one_by_one(pipeline: Pipeline, sampling: Sampling, sources: list[Source]) -> Events:
+    """All in this process, a recording at a time, as simple as it can be."""
+    for source in sources:
+        try:
+            yield source, Hashed(source_sha256(source))
+            info = probe(source.path)
+            reader = VideoReader(info, sampling=sampling)
+            yield source, Opened(facts_of(info), None if info.pts is None else len(info.pts))
             for results in pipeline.results(reader):
-                writer.write(to_batch(source.video, results))
-                n_analysed += len(results)
-                n_with_face += sum(len(r.faces) > 0 for r in results)
-                n_faces += sum(len(r.faces) for r in results)
-                share = (results[-1].index + 1) / n_expected if n_expected else 0.0
-                tally.report(source.video, share * size, n_analysed, n_faces)
-            row |= {
-                "status": "partial" if reader.damage else "done",
-                "error": reader.damage,
-                "n_frames": reader.n_frames,
-                "n_frames_analysed": n_analysed,
-                "n_frames_with_face": n_with_face,
-                "n_faces": n_faces,
-                "n_bad_packets": reader.n_bad_packets,
-                "decoder": reader.decoder,
-                "elapsed_s": time.perf_counter() - started,
-            }
-            writer.provenance["video"] = row
-        output.done(row)
-    except (VideoError, OSError) as error:  # what the output raises is an OutputError
-        found = error.strerror if isinstance(error, OSError) else None
-        row |= {
-            "status": "failed",
-            "error": f"{display_path(source.path)}: {found}" if found else str(error),
-            "elapsed_s": time.perf_counter() - started,
-        }
-        output.fail(row)
-    return row
+                for result in results:
+                    yield source, result
+            yield (
+                source,
+                Ended(reader.n_frames, reader.n_bad_packets, reader.damage, reader.decoder),
+            )
+        except (VideoError, OSError) as error:
+            yield source, Failed(what_failed(source, error))
 
 
 def _size(source: Source) -> int:

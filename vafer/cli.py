@@ -62,6 +62,7 @@ def _interrupts_raise() -> None:
     """
     if signal.getsignal(signal.SIGINT) is _quit_at_once:
         signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGTERM, _interrupt)  # what job schedulers send
     if _interrupted:
         raise KeyboardInterrupt
 
@@ -151,6 +152,16 @@ def annotate(
     batch_size: Annotated[
         int, typer.Option(metavar="N", help="Faces per prediction.", min=1)
     ] = BATCH_SIZE,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Recordings at work at once, each decoded in a process of its own; 1: all in one "
+            "process.",
+            show_default="one for each core",
+            min=1,
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -193,6 +204,7 @@ def annotate(
                 detection=detection,
                 detect=detect,
                 batch_size=batch_size,
+                workers=workers,
                 shard=None if shard is None else Shard.parse(shard),
                 overwrite=overwrite,
                 on_progress=on_progress,

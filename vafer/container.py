@@ -1,6 +1,6 @@
 """A video file opened: its container, its video stream, its packets, through PyAV."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -9,6 +9,9 @@ from av.stream import Disposition
 from vafer.errors import VideoError, display_path
 
 _MAX_DEMUX_ERRORS = 16
+
+on_packet: Callable[[], None] | None = None
+"""Called for each packet read in this process; one that reads for another shows that it lives."""
 
 av.logging.set_level(None)  # libav's complaints become counts and `damage`, not lines on stderr
 
@@ -57,6 +60,8 @@ def packets(
     while n_errors < _MAX_DEMUX_ERRORS:
         try:
             for packet in container.demux(stream):
+                if on_packet is not None:
+                    on_packet()
                 if packet.size:
                     n_errors = 0
                     yield packet

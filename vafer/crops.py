@@ -188,28 +188,33 @@ def cut(image: np.ndarray, matrix: np.ndarray, size: int) -> Patch:
     to_patch[:, 2] += 0.5 - np.array([x0, y0])
     to_patch /= factor
     to_patch[:, 2] -= 0.5
-    return Patch(pixels=np.ascontiguousarray(piece), to_patch=to_patch)
+    return Patch(pixels=np.array(piece, order="C"), to_patch=to_patch)  # the frame may go
 
 
 def warp(patches: list[Patch], size: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Sample all crops of a batch at once: N patches → float32 (N, 3, size, size), 0..255, RGB."""
+    """Sample all crops of a batch: N patches → float32 (N, 3, size, size), 0..255, RGB.
+
+    A crop does not depend, to the last bit, on which others are sampled with it.
+    """
     if not patches:
         return torch.empty((0, 3, size, size), device=device)
-    heights = [p.pixels.shape[0] for p in patches]
-    widths = [p.pixels.shape[1] for p in patches]
-    canvas = np.zeros((len(patches), max(heights), max(widths), 3), np.uint8)
-    for i, patch in enumerate(patches):
-        canvas[i, : heights[i], : widths[i]] = patch.pixels
-    pixels = torch.from_numpy(canvas).to(device).permute(0, 3, 1, 2).float()
-
     to_patch = torch.as_tensor(np.stack([p.to_patch for p in patches]), dtype=torch.float32)
+    along_x, along_y, shift = to_patch[:, None, None].unbind(dim=-1)  # each (N, 1, 1, 2)
+    sides = torch.tensor([p.pixels.shape[1::-1] for p in patches], dtype=torch.float32)
+    sides = sides[:, None, None]  # width, height
     steps = torch.arange(size, dtype=torch.float32)
-    rows, columns = torch.meshgrid(steps, steps, indexing="ij")
-    crop_pixels = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1)
-    grid = torch.einsum("nij,hwj->nhwi", to_patch, crop_pixels)
+    # No matrix product: how it rounds may depend on how many there are.
+    grid = along_x * steps[None, None, :, None] + along_y * steps[None, :, None, None] + shift
     # Clamped to the piece, so that what lies outside the frame repeats its edge.
-    last = torch.tensor([widths, heights], dtype=torch.float32).T[:, None, None] - 1
-    grid = torch.minimum(grid.clamp_min(0), last)
-    full = torch.tensor([canvas.shape[2], canvas.shape[1]], dtype=torch.float32)
-    grid = (2 * grid + 1) / full - 1
-    return F.grid_sample(pixels, grid.to(device), mode="bilinear", align_corners=False)
+    grid = torch.minimum(grid.clamp_min(0), sides - 1)
+    grid = ((2 * grid + 1) / sides - 1).to(device)
+    crops = [
+        F.grid_sample(
+            torch.from_numpy(patch.pixels).to(device).permute(2, 0, 1)[None].float(),
+            own[None],
+            mode="bilinear",
+            align_corners=False,
+        )
+        for patch, own in zip(patches, grid, strict=True)
+    ]
+    return torch.cat(crops)

@@ -45,13 +45,18 @@ class Detector:
     """A face detector read from an ONNX file.
 
     device: where it is to run; the attribute says where it does: ONNX Runtime may have no CUDA, and
-    YuNet runs on the CPU. has_landmarks: whether its faces have the five landmarks. fixed_input:
-    (width, height) where the network takes no other. Raises ModelError when the file is no face
-    detector of a known family.
+    YuNet runs on the CPU. n_threads: of ONNX Runtime, 0 for one each core. has_landmarks: whether
+    its faces have the five landmarks. fixed_input: (width, height) where the network takes no
+    other. Raises ModelError when the file is no face detector of a known family.
     """
 
     def __init__(
-        self, path: Path, options: DetectorOptions | None = None, *, device: str = "cpu"
+        self,
+        path: Path,
+        options: DetectorOptions | None = None,
+        *,
+        device: str = "cpu",
+        n_threads: int = 0,
     ) -> None:
         self.path = path
         self.options = options or DetectorOptions()
@@ -59,7 +64,7 @@ class Detector:
         if is_yunet(path):
             loaded = _load_yunet(path, self.options.threshold)
         else:
-            loaded = _load_insightface(path, self.options.threshold, device)
+            loaded = _load_insightface(path, self.options.threshold, device, n_threads)
         self._network = loaded.network
         self.fixed_input = loaded.fixed_input
         self.has_landmarks = loaded.has_landmarks
@@ -187,7 +192,7 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
     return _Loaded(run, has_landmarks=True, device="cpu")
 
 
-def _load_insightface(path: Path, threshold: float, device: str) -> _Loaded:
+def _load_insightface(path: Path, threshold: float, device: str, n_threads: int) -> _Loaded:
     import onnxruntime
     from insightface.model_zoo import get_model
 
@@ -200,6 +205,9 @@ def _load_insightface(path: Path, threshold: float, device: str) -> _Loaded:
     # Errors only: det_500m.onnx declares the output shapes of 640 pixels, and each run at another
     # size would print a warning for every one of them.
     quiet.log_severity_level = 3
+    if n_threads:  # others have work too, so none of them spins while it waits
+        quiet.intra_op_num_threads = n_threads
+        quiet.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         # One session serves every frame size: insightface otherwise keeps one per size for ever.
         network = get_model(

@@ -1,11 +1,14 @@
-"""One recording's walk: frames → faces → tracks → crops → valence and arousal."""
+"""One recording's walk: frames → faces → tracks → crops; and crops → values, in full batches."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 
-from vafer.crops import Patch, cut, warp
+from vafer.crops import CropSpec, Patch, cut, warp
 from vafer.errors import ModelError
 from vafer.faces import Detector
 from vafer.model import Model
@@ -18,23 +21,93 @@ FRAMES_AT_ONCE = 1024  # most frames whose rows wait for a batch of faces to fil
 PICTURES_PER_SECOND = 25.0  # what the tracker takes for the rate of recordings without timestamps
 NO_VALUES = np.empty((0, 2), np.float32)
 
+Owner = TypeVar("Owner")
+Item = TypeVar("Item")
+
+
+class Walk:
+    """The faces of one recording, frame by frame, without their values."""
+
+    def __init__(self, detector: Detector, crop: CropSpec, *, searches: bool) -> None:
+        self._crop = crop
+        self._search = Search(detector, is_on=searches)
+        self._cuts, self._tracker = CutDetector(), Tracker()
+
+    def step(self, frame: Frame) -> tuple[FrameResult, list[Patch]]:
+        """The next frame's faces, and what their crops need of it; the frame itself can go."""
+        time_s = frame.index / PICTURES_PER_SECOND if frame.time_s is None else frame.time_s
+        is_cut = self._cuts.update(frame.image)
+        faces, source = self._search.find(frame.image, time_s=time_s, is_cut=is_cut)
+        ids = self._tracker.update(faces.boxes, faces.scores, time_s=time_s, is_cut=is_cut)
+        result = FrameResult(frame.index, frame.pts, frame.time_s, faces, ids, NO_VALUES, source)
+        if not len(faces):
+            return result, []
+        maps = self._crop.matrices(faces.boxes, faces.landmarks)
+        return result, [cut(frame.image, matrix, self._crop.size) for matrix in maps]
+
+
+class Batches(Generic[Owner, Item]):
+    """Fills batches with the faces of frames, of whatever recordings, and hands out all items in
+    the order in which they came, frames with their values.
+
+    Every batch has the same size, the last one filled up with black, so that a face's values do not
+    depend, to the last bit, on which others came with it. `owner` is what an item belongs to.
+    """
+
+    def __init__(self, model: Model, size: int) -> None:
+        self._model, self._size = model, size
+        self._waiting: deque[tuple[Owner, FrameResult | Item, int]] = deque()  # with its faces
+        self._patches: deque[Patch] = deque()
+        self._values: deque[np.ndarray] = deque()  # (2,) each, of the first faces that wait
+
+    def add(
+        self, owner: Owner, item: FrameResult | Item, patches: Sequence[Patch] = ()
+    ) -> Iterator[tuple[Owner, FrameResult | Item]]:
+        """Take in a frame with its faces, or anything else; yields what is finished by now."""
+        self._waiting.append((owner, item, len(patches)))
+        self._patches += patches
+        while len(self._patches) >= self._size:
+            self._predict()
+        if len(self._waiting) >= FRAMES_AT_ONCE:
+            yield from self.finish()
+        else:
+            yield from self._finished()
+
+    def finish(self) -> Iterator[tuple[Owner, FrameResult | Item]]:
+        """Yield all that wait."""
+        while self._patches:
+            self._predict()
+        yield from self._finished()
+
+    def _finished(self) -> Iterator[tuple[Owner, FrameResult | Item]]:
+        while self._waiting and self._waiting[0][2] <= len(self._values):
+            owner, item, n_faces = self._waiting.popleft()
+            if isinstance(item, FrameResult) and n_faces:
+                values = np.stack([self._values.popleft() for _ in range(n_faces)])
+                item = replace(item, values=values)
+            yield owner, item
+
+    def _predict(self) -> None:
+        n = min(self._size, len(self._patches))
+        batch = [self._patches.popleft() for _ in range(n)]
+        size = self._model.card.crop.size
+        crops = torch.zeros((self._size, 3, size, size), device=self._model.device)
+        crops[:n] = warp(batch, size, self._model.device)
+        self._values += list(self._model.predict(crops)[:n].numpy())
+
 
 class Pipeline:
     """A detector and a model at work on one recording at a time.
 
     batch_size: faces per prediction. searches: look for faces around those of the frame before,
-    see `vafer.search`. Raises ModelError when the model aligns faces by landmarks and
-    the detector gives none.
+    see `vafer.search`. Raises ModelError when the model aligns faces by landmarks and the detector
+    gives none.
     """
 
     def __init__(
         self, detector: Detector, model: Model, *, batch_size: int, searches: bool = False
     ) -> None:
-        if model.card.crop.kind == "aligned" and not detector.has_landmarks:
-            raise ModelError(
-                f"{detector.path} gives boxes without landmarks, and {model.card.name} aligns "
-                "faces by five landmarks: use another detector or another model"
-            )
+        check_fit(detector, model)
         self.detector = detector
         self.model = model
         self.batch_size = batch_size
@@ -42,34 +115,19 @@ class Pipeline:
 
     def results(self, frames: Iterable[Frame]) -> Iterator[list[FrameResult]]:
         """Walk through the frames of one recording; yields finished ones in order, in batches."""
-        search, tracker = Search(self.detector, is_on=self.searches), Tracker()
-        cuts = CutDetector()
-        waiting: list[FrameResult] = []  # not the frames: a thousand 1080p pictures are 6 GB
-        patches: list[Patch] = []
-        crop = self.model.card.crop
+        walk = Walk(self.detector, self.model.card.crop, searches=self.searches)
+        batches: Batches[None, FrameResult] = Batches(self.model, self.batch_size)
         for frame in frames:
-            time_s = frame.index / PICTURES_PER_SECOND if frame.time_s is None else frame.time_s
-            is_cut = cuts.update(frame.image)
-            faces, source = search.find(frame.image, time_s=time_s, is_cut=is_cut)
-            ids = tracker.update(faces.boxes, faces.scores, time_s=time_s, is_cut=is_cut)
-            if len(faces):
-                maps = crop.matrices(faces.boxes, faces.landmarks)
-                patches += [cut(frame.image, matrix, crop.size) for matrix in maps]
-            waiting.append(
-                FrameResult(frame.index, frame.pts, frame.time_s, faces, ids, NO_VALUES, source)
-            )
-            if len(patches) >= self.batch_size or len(waiting) >= FRAMES_AT_ONCE:
-                yield self._predict(waiting, patches)
-                waiting, patches = [], []
-        if waiting:
-            yield self._predict(waiting, patches)
+            if finished := [result for _, result in batches.add(None, *walk.step(frame))]:
+                yield finished
+        if finished := [result for _, result in batches.finish()]:
+            yield finished
 
-    def _predict(self, waiting: list[FrameResult], patches: list[Patch]) -> list[FrameResult]:
-        parts = [NO_VALUES]
-        for start in range(0, len(patches), self.batch_size):
-            batch = patches[start : start + self.batch_size]
-            crops = warp(batch, self.model.card.crop.size, self.model.device)
-            parts.append(self.model.predict(crops).numpy())
-        ends = np.cumsum([len(result.faces) for result in waiting])
-        values = np.split(np.concatenate(parts), ends[:-1])
-        return [replace(r, values=v) for r, v in zip(waiting, values, strict=True)]
+
+def check_fit(detector: Detector, model: Model) -> None:
+    """Raise ModelError when the model aligns faces by landmarks and the detector gives none."""
+    if model.card.crop.kind == "aligned" and not detector.has_landmarks:
+        raise ModelError(
+            f"{detector.path} gives boxes without landmarks, and {model.card.name} aligns "
+            "faces by five landmarks: use another detector or another model"
+        )

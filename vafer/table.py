@@ -143,12 +143,12 @@ def _landmark_column(frames: Sequence[FrameResult], empty: np.ndarray) -> pa.Arr
 
 
 class TableWriter:
-    """Writes one results table; use it as a context.
+    """Writes one results table; use it as a context, or `open` it and `finish` or `abandon` it.
 
     Rows are gathered into large row groups whatever the size of the batches. The file appears under
-    its name when the context ends without an error, and leaves nothing behind otherwise.
-    `provenance` is stored under the metadata key `vafer`; it may be set until the context ends.
-    Raises OutputError when the file cannot be written.
+    its name when it is finished, and leaves nothing behind otherwise. `provenance` is stored under
+    the metadata key `vafer`; it may be set until then. Raises OutputError when the file cannot be
+    written.
     """
 
     def __init__(self, path: Path, provenance: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ class TableWriter:
         self._temporary = _temporary(path)
         self._start_group()
 
-    def __enter__(self) -> "TableWriter":
+    def open(self) -> "TableWriter":
         with output_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Opened here: pyarrow would take a name with a colon for an address.
@@ -180,25 +180,42 @@ class TableWriter:
             with output_errors(self.path):
                 self._flush()
 
+    def finish(self) -> None:
+        """Let the file appear under its name."""
+        try:
+            with output_errors(self.path):
+                self._flush()
+                self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(self.provenance)})
+                self._writer.close()
+                self._file.close()
+                self._temporary.replace(self.path)
+        finally:
+            self._clean_up()
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
+        self._clean_up()
+
+    def __enter__(self) -> "TableWriter":
+        return self.open()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            with output_errors(self.path) if kind is None else contextlib.suppress(OSError):
-                if kind is None:
-                    self._flush()
-                    self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(self.provenance)})
-                self._writer.close()
-                self._file.close()
-                if kind is None:
-                    self._temporary.replace(self.path)
-        finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+        if kind is None:
+            self.finish()
+        else:
+            self.abandon()
+
+    def _clean_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
     def _start_group(self) -> None:
         # One buffer of Arrow's own. Thousands of small batches kept alive between the large arrays

@@ -35,12 +35,16 @@ class VideoReader:
 
     `frame.index` is the place of its pts among those that the demuxer promises, so a frame that
     cannot be decoded leaves a gap and shifts nothing. `n_frames` counts what was decoded from
-    `start_s` on. Raises VideoError where no frame at all can be decoded, and where the sampling
-    needs times that the recording does not have.
+    `start_s` on. n_threads: of the decoder; 0 is one for each core. Raises VideoError where no
+    frame at all can be decoded, and where the sampling needs times that the recording does not
+    have.
     """
 
-    def __init__(self, info: VideoInfo, *, sampling: Sampling = ALL_FRAMES) -> None:
+    def __init__(
+        self, info: VideoInfo, *, sampling: Sampling = ALL_FRAMES, n_threads: int = 0
+    ) -> None:
         self.info = info
+        self._n_threads = n_threads
         self.sampling = sampling
         self.n_frames = 0
         self.decoder = info.decoder
@@ -143,10 +147,10 @@ class VideoReader:
         if pts is not None and goal >= n_until:
             return
         attempts = [(0, 1)]
-        if pts is not None:
+        if pts is not None and self._n_threads != 1:
             is_far = info.time(int(pts[goal])) - info.time(int(pts[0])) > SEEK_FROM_S
             self._next = goal = goal if is_far and not info.is_counted else self._next
-            attempts = [(goal, 0), (0, 1)]
+            attempts = [(goal, self._n_threads), (0, 1)]
 
         def count(failed_pts: int | None) -> None:
             if failed_pts is None or pts is None or failed_pts >= pts[goal]:

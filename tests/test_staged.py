@@ -1,0 +1,390 @@
+"""Many recordings at once give what one after the other gives; what dies costs only itself."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import vafer
+from tests import clips
+from vafer import annotation, staged
+from vafer.annotation import Progress
+from vafer.errors import VideoError
+from vafer.options import Sampling
+from vafer.video import Frame
+from vafer.workers import DecoderLostError, DecoderProcess
+
+# What CI tries is a small share; `make soak` tries all (docs/reliability.md).
+IS_SOAK = bool(os.environ.get("VAFER_SOAK"))
+N_KILLS = 20 if IS_SOAK else 3
+N_DAMAGED = 300 if IS_SOAK else 20
+N_CLIPS = 10_000 if IS_SOAK else 200
+
+
+@pytest.fixture
+def videos(sample: Path, shared: Path, tmp_path: Path) -> Path:
+    """A folder of five: intact, real with cuts, no video, cut off, pictures from two decoders."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.mp4").symlink_to(sample)
+    (folder / "cuts.mp4").symlink_to(shared / "videos" / "stage_cuts.mp4")
+    (folder / "none.mp4").write_text("no video")
+    whole = (shared / "videos" / "single_face.mp4").read_bytes()
+    (folder / "z.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "vfr.mov").symlink_to(shared / "videos" / "face_then_none_vfr.mov")
+    return folder
+
+
+def same(a: vafer.Results, b: vafer.Results, *, but: tuple[str, ...] = ()) -> None:
+    assert a.table.equals(b.table)
+    columns = pl.all().exclude("elapsed_s", *but)
+    assert a.videos.select(columns).equals(b.videos.select(columns))
+
+
+@pytest.fixture
+def how(untrained: Path, yunet: Path) -> dict[str, Any]:
+    return {"model": untrained, "detector": yunet, "sampling": Sampling(every=3)}
+
+
+def test_any_number_of_workers_gives_the_same_table_to_the_bit(
+    videos: Path, how: dict[str, Any]
+) -> None:
+    alone = vafer.annotate(videos, workers=1, **how)
+    assert alone.videos["status"].to_list() == ["done", "done", "failed", "done", "failed"]
+    assert alone.table["valence"].drop_nulls().n_unique() > 100
+    for n in (2, 5):
+        same(alone, vafer.annotate(videos, workers=n, **how))
+    same(alone, vafer.annotate(videos, detect="search", workers=3, **how))
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[DecoderProcess]:
+    """The processes that a run starts, with these options."""
+    started: list[DecoderProcess] = []
+
+    def start(**others: Any) -> DecoderProcess:
+        started.append(DecoderProcess(**{**others, **options}))
+        return started[-1]
+
+    monkeypatch.setattr(annotation, "DecoderProcess", start)
+    return started
+
+
+@pytest.mark.parametrize("seed", range(N_KILLS))
+def test_a_decoder_that_is_killed_costs_nothing(
+    sample: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    how["sampling"] = Sampling()
+    undisturbed = vafer.annotate(sample, workers=1, **how)
+    started = spied(monkeypatch)
+    at = random.Random(seed).randrange(50)
+    killed = []
+
+    def kill(progress: Progress) -> None:
+        if progress.n_frames >= at and not killed:
+            killed.append(started[-1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    disturbed = vafer.annotate(sample, workers=2, on_progress=kill, **how)
+    assert killed
+    # PyAV reads what decord was at.
+    same(undisturbed, disturbed, but=("decoder",))
+
+
+def test_a_decoder_that_hangs_is_replaced_once_and_then_costs_its_recording(
+    sample: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    undisturbed = vafer.annotate(sample, workers=1, **how)
+    started = spied(monkeypatch, silence_s=3.0)
+
+    def stop(n: int, progress: Progress) -> None:
+        for process in started[:n]:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGSTOP)
+
+    again = vafer.annotate(sample, workers=2, on_progress=partial(stop, 1), **how)
+    same(undisturbed, again, but=("decoder",))
+    assert len(started) == 2
+    started.clear()
+    (tmp_path / "a.mp4").symlink_to(sample)
+    (tmp_path / "b.mp4").symlink_to(sample)
+    results = vafer.annotate(tmp_path, workers=2, on_progress=partial(stop, 99), **how)
+    assert results.videos["status"].to_list() == ["failed", "failed"]
+    assert "showed no sign of life for 3 s, twice" in results.videos["error"][0]
+
+
+def test_one_that_needs_too_much_memory_costs_its_recording(
+    sample: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a.mp4").symlink_to(sample)
+    clips.run(
+        "-f", "lavfi", "-i", "testsrc2=size=8000x8000:rate=1", "-frames:v", "2", "-c:v", "mjpeg",
+        tmp_path / "b.mov",
+    )  # fmt: skip
+    spied(monkeypatch, memory_bytes=300 << 20)
+    results = vafer.annotate(tmp_path, workers=2, **how)
+    assert results.videos["status"].to_list() == ["done", "failed"]
+    assert results.videos["error"][1].startswith(str(tmp_path / "b.mov"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_file_that_changes_while_it_is_read_costs_only_itself(
+    shared: Path, sample: Path, how: dict[str, Any], tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes((shared / "videos" / "expressive_33s.mp4").read_bytes())
+    (tmp_path / "b.mp4").symlink_to(sample)
+
+    def change(progress: Progress) -> None:
+        if progress.n_frames == 3 and path.exists():
+            os.truncate(path, 1000) if damage == "cut" else path.unlink()
+
+    results = vafer.annotate(tmp_path, workers=2, on_progress=change, **how)
+    assert results.videos["status"][1] == "done"
+    row = results.videos.row(0, named=True)
+    assert row["status"] in ("done", "partial", "failed")
+    if damage == "cut":
+        assert row["status"] != "done"
+        assert row["error"]
+
+
+def random_damage(data: bytes, rng: random.Random) -> bytes:
+    damaged = bytearray(data)
+    kind = rng.randrange(3)
+    if kind == 0:  # bytes flipped
+        for _ in range(rng.choice((1, 10, 200))):
+            damaged[rng.randrange(len(damaged))] ^= rng.randrange(1, 256)
+    elif kind == 1:  # cut
+        del damaged[rng.randrange(len(damaged)) :]
+    else:  # zeroed
+        start = rng.randrange(len(damaged))
+        end = min(len(damaged), start + rng.choice((100, 5000, 100_000)))
+        damaged[start:end] = bytes(end - start)
+    return bytes(damaged)
+
+
+def test_damaged_files_cost_only_themselves(
+    shared: Path, sample: Path, how: dict[str, Any], tmp_path: Path
+) -> None:
+    sources = [sample, *sorted((shared / "videos").glob("*.m??"))]
+    sources = [path for path in sources if path.suffix in (".mp4", ".mov")]
+    rng = random.Random(0)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i in range(N_DAMAGED):
+        path = sources[i % len(sources)]
+        (videos / f"{i:03}{path.suffix}").write_bytes(random_damage(path.read_bytes(), rng))
+    (videos / "intact.mp4").symlink_to(sample)
+    how["sampling"] = Sampling(every=50)
+    results = vafer.annotate(videos, tmp_path / "r.parquet", workers=2, **how)
+    assert len(results.videos) == N_DAMAGED + 1
+    assert set(results.videos["status"]) <= {"done", "partial", "failed"}
+    assert results.videos.filter(pl.col("video") == "intact.mp4")["status"].item() == "done"
+    problems = results.videos.filter(pl.col("status") != "done")
+    assert len(problems) > N_DAMAGED // 4
+    assert problems["error"].null_count() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "r.parquet", "r.videos.parquet", "videos",
+    ]  # fmt: skip
+
+
+def n_descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def test_many_short_clips_leave_nothing_open(
+    sample: Path, how: dict[str, Any], tmp_path: Path
+) -> None:
+    for i in range(N_CLIPS):
+        (tmp_path / f"{i:05}.mp4").symlink_to(sample)
+    how["sampling"] = Sampling(every=25)
+    counts: list[int] = []
+
+    def count(progress: Progress) -> None:
+        if progress.n_done in (N_CLIPS // 4, N_CLIPS - 1):
+            counts.append(n_descriptors())
+
+    before = n_descriptors()
+    results = vafer.annotate(tmp_path, workers=2, on_progress=count, **how)
+    assert results.videos["status"].unique().to_list() == ["done"]
+    assert len(results.table) == 2 * N_CLIPS
+    assert max(counts) <= min(counts) + 8
+    assert n_descriptors() <= before + 2
+
+
+LOOP = """
+import sys
+from vafer import cli
+cli.main()
+"""
+
+
+@pytest.fixture
+def long_job(sample: Path, untrained: Path, yunet: Path, tmp_path: Path) -> list[str]:
+    """A command that takes a while: twelve recordings."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i in range(12):
+        (videos / f"{i}.mp4").symlink_to(sample)
+    words = [
+        sys.executable, "-c", LOOP, "annotate", videos, "--out", tmp_path / "r.parquet",
+        "--model", untrained, "--detector", yunet, "--workers", 2, "--quiet",
+    ]  # fmt: skip
+    return [str(word) for word in words]
+
+
+def started_job(command: list[str], is_under_way: Callable[[], bool]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not is_under_way():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def all_gone(pids: list[int], within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_soon_and_keeps_what_is_finished(
+    long_job: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    parts = tmp_path / "r.parquet.parts"
+    process = started_job(long_job, lambda: len(list(parts.glob("*.parquet"))) >= 2)
+    decoders = children(process.pid)
+    assert decoders
+    sent = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 130
+    assert time.monotonic() - sent < 5
+    assert all_gone(decoders)
+    assert not list(tmp_path.rglob("*.tmp"))
+    kept = len(list(parts.glob("*.parquet")))
+    assert 2 <= kept < 12
+    done = subprocess.run(long_job, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert vafer.read_table(tmp_path / "r.parquet")["video"].n_unique() == 12
+
+
+@pytest.mark.parametrize("seed", range(N_KILLS))
+def test_a_run_that_is_killed_goes_on_to_the_same_table(
+    long_job: list[str], tmp_path: Path, seed: int
+) -> None:
+    parts = tmp_path / "r.parquet.parts"
+    rng = random.Random(seed)
+    n_parts, delay_s = rng.randrange(1, 9), rng.uniform(0, 0.2)
+    process = started_job(long_job, lambda: len(list(parts.glob("*.parquet"))) >= n_parts)
+    time.sleep(delay_s)
+    decoders = children(process.pid)
+    process.kill()
+    process.wait()
+    assert all_gone(decoders)
+    assert subprocess.run(long_job).returncode == 0
+    disturbed = vafer.read_table(tmp_path / "r.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "r.parquet", "r.videos.parquet", "videos",
+    ]  # fmt: skip
+    assert subprocess.run([*long_job, "--overwrite"]).returncode == 0
+    assert vafer.read_table(tmp_path / "r.parquet").equals(disturbed)
+
+
+def test_what_a_stage_raises_ends_the_run_and_its_processes(
+    videos: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = spied(monkeypatch)
+
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("a fault of vafer")
+
+    monkeypatch.setattr(staged.Walk, "step", broken)
+    with pytest.raises(ZeroDivisionError):
+        vafer.annotate(videos, workers=3, **how)
+    assert started
+    assert all_gone([process.pid for process in started])
+
+
+class TestDecoderProcess:
+    def test_it_speaks_of_one_recording_after_the_other(self, sample: Path, tmp_path: Path) -> None:
+        process = DecoderProcess()
+        try:
+            for _ in range(2):
+                found = list(process.decode(sample, Sampling(every=10), is_retry=False))
+                assert [f.index for f in found if isinstance(f, Frame)] == [0, 10, 20, 30, 40]
+                with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
+                    list(process.decode(tmp_path / "gone.mp4", Sampling(), is_retry=False))
+        finally:
+            process.close()
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            b"no json",
+            b"[]",
+            b'{"kind": "other"}',
+            b'{"kind": "frame"}',
+            b'{"kind": "memory", "frame_bytes": 99999999999}',
+            b'{"kind": "memory", "frame_bytes": -1}',
+            b'{"kind": "opened", "facts": 5, "n_expected": 1}',
+            b'{"kind": "frame", "memory": 0, "slot": 0, "height": 2, "width": 2, "index": 0,'
+            b' "pts": 0, "time_s": 0}',
+        ],
+    )
+    def test_it_is_not_believed(
+        self, sample: Path, monkeypatch: pytest.MonkeyPatch, message: bytes
+    ) -> None:
+        """A decoder that a file has taken over may say anything."""
+        code = (
+            "import socket, sys\n"
+            "sock = socket.socket(fileno=int(sys.argv[1]))\n"
+            f"sock.recv(65536); sock.sendall({message!r})"
+        )
+        real = subprocess.Popen
+
+        def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            return real([sys.executable, "-c", code, command[-2]], **options)
+
+        monkeypatch.setattr("vafer.workers.subprocess.Popen", start)
+        process = DecoderProcess()
+        with pytest.raises(DecoderLostError, match="talks nonsense"):
+            list(process.decode(sample, Sampling(), is_retry=False))
+
+    def test_a_slot_beyond_its_memory_is_refused(self, sample: Path) -> None:
+        process = DecoderProcess()
+        try:
+            frames = process.decode(sample, Sampling(), is_retry=False)
+            next(item for item in frames if isinstance(item, Frame))
+            ((generation, memory),) = process._memories.items()
+            said = {"memory": generation, "index": 0, "pts": None, "time_s": None}
+            for shape in (
+                {"height": 360, "width": 640, "slot": memory.slots},
+                {"height": 360, "width": 640, "slot": -1},
+                {"height": 3600, "width": 6400, "slot": 0},
+                {"height": -360, "width": -640, "slot": 0},
+            ):
+                with pytest.raises(ValueError, match="beyond its memory"):
+                    process._frame({**said, **shape})
+        finally:
+            process.close()

@@ -1,0 +1,172 @@
+"""A process that decodes recordings for another one: `python -m vafer.decoding SOCKET MEMORY`.
+
+What comes out of a file may take the decoder over, so it runs confined, and the other side believes
+nothing that it says (`vafer.workers`): both talk in JSON, a message a packet of the socket. Frames
+lie in memory that both map, in slots; each message of a frame names a slot, which is this side's
+again when it comes back. A side that finds the socket closed stops.
+"""
+
+import json
+import mmap
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vafer.sandbox import confine
+
+if TYPE_CHECKING:
+    from vafer.probe import VideoInfo
+    from vafer.video import Frame
+
+LONGEST_MESSAGE = 1 << 16  # bytes
+LONGEST_TEXT = 4000  # characters of an error
+SLOTS_BYTES, FEWEST_SLOTS, MOST_SLOTS = 64 << 20, 3, 32
+ALIVE_EVERY_S = 1.0
+
+
+def facts_of(info: "VideoInfo") -> dict[str, Any]:
+    """What the table of videos says of a recording that was probed."""
+    return {
+        "width": info.width,
+        "height": info.height,
+        "rotation": info.rotation,
+        "codec": info.codec,
+        "fps": info.fps,
+        "duration_s": info.duration_s,
+        "time_base": None if info.time_base is None else str(info.time_base),
+    }
+
+
+def n_slots(frame_bytes: int) -> int:
+    """How many frames of this size are in flight at most."""
+    return min(MOST_SLOTS, max(FEWEST_SLOTS, SLOTS_BYTES // max(1, frame_bytes)))
+
+
+class Link:
+    """This side of the socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._memory: mmap.mmap | None = None
+        self._slot_bytes = 0
+        self._generation = 0  # of the memory
+        self._free: list[int] = []
+        self._said_s = time.monotonic()
+
+    def tell(self, kind: str, **values: Any) -> None:
+        self._socket.sendall(json.dumps({"kind": kind, **values}).encode())
+        self._said_s = time.monotonic()
+
+    def alive(self) -> None:
+        """Show that something goes on, now and then."""
+        if time.monotonic() - self._said_s >= ALIVE_EVERY_S:
+            self.tell("alive")
+
+    def next_job(self) -> dict[str, Any] | None:
+        """Wait for something to do; None where the other side is gone."""
+        while (message := self._receive()) is not None:
+            if message["kind"] == "job":
+                return message
+        return None
+
+    def show(self, frame: "Frame") -> None:
+        """Hand over a frame; waits until there is room."""
+        if self._memory is None or frame.image.nbytes > self._slot_bytes:
+            self._ask_for_memory(frame.image.nbytes)
+        while not self._free:
+            if self._receive() is None:
+                raise BrokenPipeError
+        slot = self._free.pop()
+        assert self._memory is not None
+        start = slot * self._slot_bytes
+        self._memory[start : start + frame.image.nbytes] = frame.image.data.cast("B")
+        height, width = frame.image.shape[:2]
+        self.tell(
+            "frame", memory=self._generation, slot=slot, height=height, width=width,
+            index=frame.index, pts=frame.pts, time_s=frame.time_s,
+        )  # fmt: skip
+
+    def _ask_for_memory(self, frame_bytes: int) -> None:
+        self.tell("memory", frame_bytes=frame_bytes)
+        generation = self._generation
+        while self._generation == generation:
+            if self._receive() is None:
+                raise BrokenPipeError
+
+    def _receive(self) -> dict[str, Any] | None:
+        text, descriptors, _, _ = socket.recv_fds(self._socket, LONGEST_MESSAGE, 1)
+        if not text:
+            return None
+        message: dict[str, Any] = json.loads(text)
+        if message["kind"] == "free" and message["memory"] == self._generation:
+            self._free.append(message["slot"])
+        elif message["kind"] == "memory":
+            self._slot_bytes, self._generation = message["slot_bytes"], message["memory"]
+            count = message["slots"]
+            self._memory = mmap.mmap(descriptors[0], count * self._slot_bytes)
+            self._free = list(range(count))
+            os.close(descriptors[0])
+        return message
+
+
+def serve(link: Link) -> None:
+    """Do one job after the other, until the other side is gone."""
+    while (job := link.next_job()) is not None:
+        try:
+            decode(link, job)
+        except BrokenPipeError:
+            return
+
+
+def decode(link: Link, job: dict[str, Any]) -> None:
+    """Decode one recording, telling what it is, its frames, and how it ended."""
+    from dataclasses import replace
+
+    from vafer import container
+    from vafer.errors import VideoError, display_path
+    from vafer.options import Sampling
+    from vafer.probe import probe
+    from vafer.video import VideoReader
+
+    container.on_packet = link.alive
+    path = Path(os.fsdecode(bytes.fromhex(job["path"])))
+    try:
+        info = probe(path)
+        if job["is_retry"] and info.decoder == "decord":
+            info = replace(info, decoder="pyav")
+        n_expected = None if info.pts is None else len(info.pts)
+        link.tell("opened", facts=facts_of(info), n_expected=n_expected)
+        n_threads = 1 if job["is_retry"] else job["n_threads"]
+        reader = VideoReader(info, sampling=Sampling(**job["sampling"]), n_threads=n_threads)
+        for frame in reader:
+            link.show(frame)
+        link.tell(
+            "ended", n_frames=reader.n_frames, damage=reader.damage,
+            n_bad_packets=reader.n_bad_packets, decoder=reader.decoder,
+        )  # fmt: skip
+    except BrokenPipeError:
+        raise
+    except VideoError as error:
+        link.tell("failed", error=str(error)[:LONGEST_TEXT])
+    except OSError as error:
+        link.tell("failed", error=f"{display_path(path)}: {error.strerror or error}"[:LONGEST_TEXT])
+    except MemoryError:
+        link.tell(
+            "failed", error=f"{display_path(path)}: decoding it needs more memory than allowed"
+        )
+    except Exception as error:  # of a decoder or of vafer: it costs this recording alone
+        link.tell("failed", error=f"{display_path(path)}: {error!r}"[:LONGEST_TEXT])
+
+
+def main() -> None:
+    number, memory_bytes = map(int, sys.argv[1:])
+    confine(memory_bytes)
+    with socket.socket(fileno=number) as sock:
+        serve(Link(sock))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Many recordings at once: processes decode, threads find faces, one predicts, one writes.
+
+    decoder process ─ frames ─▸ lane: faces, tracks, crops ─▸ predictor ─▸ whoever takes the events
+         × n                        × n, a thread each         a thread
+
+A lane and its process work on one recording at a time. Everything between them is bounded, so the
+slowest stage sets the pace and memory does not grow. The predictor fills its batches with faces of
+all lanes, and hands out each recording's events in their order.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import torch
+
+from vafer.crops import Patch
+from vafer.errors import VideoError, display_path
+from vafer.faces import Detector
+from vafer.inputs import Source, source_sha256
+from vafer.model import Model
+from vafer.options import Sampling
+from vafer.pipeline import Batches, Walk
+from vafer.table import FrameResult
+from vafer.video import Frame
+from vafer.workers import DecoderLostError, DecoderProcess, Ended, Opened
+
+FRAMES_IN_QUEUE = 64  # between a stage and the next
+PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """The SHA-256 of a recording that is being opened."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A recording cannot be read, and why; nothing of it is to be kept."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A recording begins anew; what came of it before is void."""
+
+    why: str
+
+
+Event = Hashed | Opened | FrameResult | Ended | Failed | Restarted
+Events = Generator[tuple[Source, Event], None, None]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the stages are made of. make_detector: one for each lane, by its number of threads."""
+
+    make_detector: Callable[[int], Detector]
+    model: Model
+    batch_size: int
+    searches: bool
+    sampling: Sampling
+    make_decoder: Callable[[int], DecoderProcess]
+
+
+def run_staged(stages: Stages, sources: list[Source], n_lanes: int) -> Events:
+    """Annotate recordings, n_lanes at once; yields what becomes of each, in its order.
+
+    Close the iterator to stop: the processes are killed, the threads end.
+    """
+    n_lanes = max(1, min(n_lanes, len(sources)))
+    run = _Run(stages, sources, n_lanes, max(1, available_cores() // n_lanes))
+    try:
+        yield from run.events()
+    finally:
+        run.stop()
+
+
+class _Run:
+    def __init__(self, stages: Stages, sources: list[Source], n_lanes: int, n_threads: int) -> None:
+        self._stages, self._n_threads = stages, n_threads
+        self._n_threads_of_model = torch.get_num_threads()
+        self._decoders: set[DecoderProcess] = set()
+        self._todo: queue.SimpleQueue[Source] = queue.SimpleQueue()
+        for source in sources:
+            self._todo.put(source)
+        self._is_over = threading.Event()
+        self._found: queue.Queue[tuple[Source, Event, list[Patch]] | None]
+        self._found = queue.Queue(FRAMES_IN_QUEUE)
+        self._done: queue.Queue[tuple[Source, Event] | BaseException | None]
+        self._done = queue.Queue(FRAMES_IN_QUEUE)
+        self._n_lanes = n_lanes
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            for name, work in [
+                *((f"lane-{i}", self._lane) for i in range(self._n_lanes)),
+                ("predictor", self._predictor),
+            ]
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def events(self) -> Iterator[tuple[Source, Event]]:
+        while True:
+            try:
+                item = self._done.get(timeout=PATIENCE_S)  # never for long: Ctrl-C is to be heard
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def stop(self) -> None:
+        self._is_over.set()
+        for decoder in list(self._decoders):
+            decoder.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except _OverError:
+            pass
+        except BaseException as error:  # to be raised where the events are taken
+            self._put(self._done, error)
+
+    def _put(self, to: "queue.Queue[Any]", item: Any) -> None:
+        while not self._is_over.is_set():
+            try:
+                to.put(item, timeout=PATIENCE_S)
+                return
+            except queue.Full:
+                continue
+        raise _OverError
+
+    def _predictor(self) -> None:
+        torch.set_num_threads(self._n_threads_of_model)  # it holds for the thread that says so
+        batches: Batches[Source, Event] = Batches(self._stages.model, self._stages.batch_size)
+        n_lanes = self._n_lanes
+        while n_lanes:
+            try:
+                item = self._found.get(timeout=PATIENCE_S)
+            except queue.Empty:
+                if self._is_over.is_set():
+                    return
+                continue
+            if item is None:
+                n_lanes -= 1
+                continue
+            for finished in batches.add(*item):
+                self._put(self._done, finished)
+        for finished in batches.finish():
+            self._put(self._done, finished)
+        self._put(self._done, None)
+
+    def _lane(self) -> None:
+        detector = self._stages.make_detector(self._n_threads)
+        decoder = self._new_decoder()
+        try:
+            while (source := self._next()) is not None:
+                try:
+                    self._tell(source, Hashed(source_sha256(source)))
+                    for is_retry in (False, True):
+                        try:
+                            self._walk(source, decoder, detector, is_retry=is_retry)
+                            break
+                        except DecoderLostError as error:
+                            self._decoders.discard(decoder)
+                            decoder = self._new_decoder()
+                            shown = f"{display_path(source.path)}: {error}"
+                            if is_retry:
+                                self._tell(source, Failed(f"{shown}, twice; leave it out"))
+                            else:
+                                self._tell(source, Restarted(shown))
+                except (VideoError, OSError) as error:
+                    self._tell(source, Failed(what_failed(source, error)))
+        finally:
+            decoder.close()
+        self._put(self._found, None)
+
+    def _new_decoder(self) -> DecoderProcess:
+        if self._is_over.is_set():
+            raise _OverError
+        decoder = self._stages.make_decoder(self._n_threads)
+        self._decoders.add(decoder)
+        return decoder
+
+    def _next(self) -> Source | None:
+        try:
+            return None if self._is_over.is_set() else self._todo.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _walk(
+        self, source: Source, decoder: DecoderProcess, detector: Detector, *, is_retry: bool
+    ) -> None:
+        crop = self._stages.model.card.crop
+        walk = Walk(detector, crop, searches=self._stages.searches)
+        for item in decoder.decode(source.path, self._stages.sampling, is_retry=is_retry):
+            if isinstance(item, Frame):
+                self._tell(source, *walk.step(item))
+            else:
+                self._tell(source, item)
+
+    def _tell(self, source: Source, event: Event, patches: list[Patch] | None = None) -> None:
+        self._put(self._found, (source, event, patches or []))
+
+
+class _OverError(Exception):
+    """The run is to stop."""
+
+
+def what_failed(source: Source, error: Exception) -> str:
+    """Why a recording cannot be read, naming it."""
+    if isinstance(error, OSError):
+        return f"{display_path(source.path)}: {error.strerror}"
+    return str(error)
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def shared_cores() -> Iterator[None]:
+    """OpenCV on the thread that calls it, PyTorch on half of the cores: the others have work.
+
+    Predictions may differ in their last bits by the number of threads, so all ways to run use it.
+    """
+    before: Mapping[str, int] = {"cv2": cv2.getNumThreads(), "torch": torch.get_num_threads()}
+    cv2.setNumThreads(1)
+    torch.set_num_threads(max(1, available_cores() // 2))
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before["cv2"])
+        torch.set_num_threads(before["torch"])

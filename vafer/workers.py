@@ -1,0 +1,236 @@
+"""The processes that decode, as seen from the one that they decode for. See `vafer.decoding`.
+
+A process that crashes, hangs or runs out of its memory costs the recording that it was at: it is
+killed and another one takes its place.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vafer.decoding import LONGEST_MESSAGE, n_slots
+from vafer.errors import VaferError, VideoError
+from vafer.options import Sampling
+from vafer.video import Frame
+
+MEMORY_BYTES = 4 << 30  # of a process that decodes, beside the frames that it hands over
+SILENCE_S = 60.0  # after which a process that has something to do is taken to hang
+LARGEST_FRAME_BYTES = 1 << 30
+LONGEST_SIDE = 1 << 16
+
+
+class DecoderLostError(VaferError):
+    """A process that decodes has died, hangs or talks nonsense; the text says what of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a recording is: values for the table of videos, and its frames if they are known."""
+
+    facts: dict[str, Any]
+    n_expected: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """All frames have come: values for the table of videos."""
+
+    n_frames: int
+    n_bad_packets: int
+    damage: str | None
+    decoder: str
+
+
+class DecoderProcess:
+    """A process that decodes one recording after the other.
+
+    memory_bytes: how much it may hold. silence_s: how long it may say nothing when it is its turn.
+    n_threads: of its decoder. Use it from the thread that made it: with it, the process dies.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_threads: int = 0,
+        memory_bytes: int = MEMORY_BYTES,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._n_threads = n_threads
+        self._silence_s = silence_s
+        self._memories: dict[int, _Memory] = {}
+        self._generation = 0
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # A session of its own, for Ctrl-C is not meant for it; one thread where NumPy is not
+            # decoding; no folder of the user's on the path of its modules.
+            number = theirs.fileno()
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-B",
+                    "-m",
+                    "vafer.decoding",
+                    str(number),
+                    str(memory_bytes),
+                ],
+                pass_fds=[number],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        self._socket = ours
+        ours.settimeout(silence_s)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def decode(
+        self, path: Path, sampling: Sampling, *, is_retry: bool
+    ) -> Iterator[Opened | Frame | Ended]:
+        """What a recording is, its frames in order, and how it ended.
+
+        A frame's picture is there until the next is asked for. is_retry: by PyAV, on one thread.
+        Raises VideoError where the recording cannot be read, DecoderLostError.
+        """
+        job = {
+            "path": os.fsencode(path).hex(),
+            "sampling": asdict(sampling),
+            "n_threads": self._n_threads,
+            "is_retry": is_retry,
+        }
+        self._say("job", **job)
+        while True:
+            message = self._hear()
+            try:
+                match message["kind"]:
+                    case "alive":
+                        continue
+                    case "memory":
+                        self._give_memory(int(message["frame_bytes"]))
+                        continue
+                    case "failed":
+                        raise VideoError(str(message["error"]))
+                    case "opened":
+                        yield Opened(dict(message["facts"]), message["n_expected"])
+                    case "ended":
+                        yield Ended(**{key: message[key] for key in Ended.__slots__})
+                        return
+                    case "frame":
+                        yield self._frame(message)
+                        self._say("free", memory=message["memory"], slot=message["slot"])
+                    case kind:
+                        raise ValueError(kind)
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._lost(f"talks nonsense ({error!r})") from error
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End the process; may be called by any thread, and whoever waits for it is told."""
+        self._process.kill()
+
+    def _frame(self, message: dict[str, Any]) -> Frame:
+        memory = self._memories[int(message["memory"])]
+        height, width, slot = (int(message[key]) for key in ("height", "width", "slot"))
+        n_bytes = height * width * 3
+        if not (
+            0 < height <= LONGEST_SIDE
+            and 0 < width <= LONGEST_SIDE
+            and n_bytes <= memory.slot_bytes
+            and 0 <= slot < memory.slots
+        ):
+            raise ValueError("a frame beyond its memory")
+        pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * memory.slot_bytes)
+        pts, time_s = message["pts"], message["time_s"]
+        return Frame(
+            index=int(message["index"]),
+            pts=None if pts is None else int(pts),
+            time_s=None if time_s is None else float(time_s),
+            image=pixels.reshape(height, width, 3),
+        )
+
+    def _give_memory(self, frame_bytes: int) -> None:
+        if not 0 < frame_bytes <= LARGEST_FRAME_BYTES:
+            raise ValueError(f"frames of {frame_bytes} bytes")
+        # Without a name, so that nothing of it is left whoever dies.
+        descriptor = os.memfd_create("vafer-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            memory = _Memory.of(descriptor, frame_bytes)
+            # Were it cut shorter by the other side, reading it would end this one.
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+            self._generation += 1
+            self._memories = {self._generation: memory}
+            self._say(
+                "memory", descriptor, memory=self._generation, slot_bytes=memory.slot_bytes,
+                slots=memory.slots,
+            )  # fmt: skip
+        finally:
+            os.close(descriptor)
+
+    def _say(self, kind: str, *descriptors: int, **values: Any) -> None:
+        text = json.dumps({"kind": kind, **values}).encode()
+        try:
+            socket.send_fds(self._socket, [text], descriptors)
+        except OSError as error:
+            raise self._lost() from error
+
+    def _hear(self) -> dict[str, Any]:
+        try:
+            text = self._socket.recv(LONGEST_MESSAGE)
+        except TimeoutError as error:
+            raise self._lost(f"showed no sign of life for {self._silence_s:g} s") from error
+        except OSError as error:
+            raise self._lost() from error
+        if not text:
+            raise self._lost()
+        try:
+            message = json.loads(text)
+            if not isinstance(message, dict):
+                raise TypeError(type(message))
+        except (ValueError, TypeError) as error:
+            raise self._lost(f"talks nonsense ({error!r})") from error
+        return message
+
+    def _lost(self, what: str = "") -> DecoderLostError:
+        if not what:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            code = self._process.returncode
+            what = (
+                f"was ended by signal {-code}"
+                if code is not None and code < 0
+                else f"ended ({code})"
+            )
+        self.close()
+        return DecoderLostError(f"the process that decoded it {what}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    map: mmap.mmap
+    slot_bytes: int
+    slots: int
+
+    @classmethod
+    def of(cls, descriptor: int, frame_bytes: int) -> "_Memory":
+        slots = n_slots(frame_bytes)
+        os.ftruncate(descriptor, slots * frame_bytes)
+        return cls(mmap.mmap(descriptor, slots * frame_bytes), frame_bytes, slots)
