@@ -1,19 +1,22 @@
-"""How fast annotation is, where the time goes, and how it compares with the loop one writes first.
+"""Speed of annotation against the loop that everybody writes, and against its own stages.
 
-    python bench/annotate.py VIDEO DETECTOR.onnx [--repeats 3] [--model FILE]
+    python bench/annotate.py VIDEO DETECTOR.onnx [--model NAME|PATH] [--seconds 300] [--repeats 3]
 
-The plain loop decodes with OpenCV, gives each frame to insightface's detector with a square input
-of 640 pixels, aligns each face with `norm_crop`, and runs the model face by face. Both do the same
-recording with the same detector and model, in turn, start-up left out; DETECTOR must be one that
-insightface loads. Prints frames/s (median), the share of each stage, and the ratio.
+The plain loop: OpenCV decodes, insightface detects in squares of 640 pixels, the model runs face by
+face. vafer: `vafer.annotate` as the command line calls it, with `--detect full` and `search`. Same
+detector and model; loading them is not counted, starting processes is. VIDEO is repeated by ffmpeg
+until it has --seconds. All run in turn; medians, with the lowest and highest ratio.
+
+Then each stage alone, with the threads that it has in a run of one recording: frames out of a
+decoder process; faces, tracks and crops of frames in memory; predictions of crops in memory.
 """
 
 import argparse
 import statistics
+import subprocess
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,69 +26,44 @@ import torch
 from insightface.model_zoo import get_model
 from insightface.utils.face_align import norm_crop
 
-from vafer import pipeline
+import vafer
 from vafer.faces import Detector
 from vafer.model import Model, load_model
-from vafer.options import BATCH_SIZE
+from vafer.options import BATCH_SIZE, Sampling
+from vafer.pipeline import Batches, Walk
 from vafer.probe import probe
+from vafer.staged import available_cores, shared_cores
 from vafer.store import find_model
-from vafer.table import TableWriter, to_batch
-from vafer.tracks import Tracker
-from vafer.video import VideoReader
+from vafer.video import Frame, VideoReader
+from vafer.workers import DecoderProcess
+
+FRAMES_IN_MEMORY = 400
 
 
-class Stopwatch:
-    """Seconds spent in each stage; a stage's function is wrapped for the time of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[stage] += time.perf_counter() - started
-
-        return timed
-
-    def iterate(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
-        advance = self.wrap(stage, lambda: next(items, None))
-        while (item := advance()) is not None:
-            yield item
-
-
-def run_vafer(video: Path, detector: Detector, model: Model) -> tuple[int, float, Stopwatch]:
-    watch = Stopwatch()
-    walk = pipeline.Pipeline(detector, model, batch_size=BATCH_SIZE)
-    stages = [
-        (detector, "detect", "detect"),
-        (Tracker, "update", "track"),
-        (pipeline, "cut", "crop"),
-        (pipeline, "warp", "crop"),
-        (model, "predict", "predict"),
+def repeated(video: Path, seconds: float, folder: Path) -> Path:
+    """The recording over and over, without encoding it again."""
+    duration = probe(video).duration_s
+    assert duration
+    out = folder / f"long{video.suffix}"
+    times = max(0, round(seconds / duration) - 1)
+    command = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-stream_loop",
+        str(times),
+        "-i",
+        video,
+        "-an",
+        "-c",
+        "copy",
     ]
-    originals = [getattr(owner, name) for owner, name, _ in stages]
-    for (owner, name, stage), original in zip(stages, originals, strict=True):
-        setattr(owner, name, watch.wrap(stage, original))
-    started = time.perf_counter()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            reader = VideoReader(watch.wrap("probe", probe)(video))
-            frames = watch.iterate("decode", iter(reader))
-            n_frames = 0
-            with TableWriter(Path(folder) / "r.parquet", {"schema_version": 1}) as writer:
-                for batch in walk.results(frames):
-                    watch.wrap("write", lambda b=batch: writer.write(to_batch(video.name, b)))()
-                    n_frames += len(batch)
-    finally:
-        for (owner, name, _), original in zip(stages, originals, strict=True):
-            setattr(owner, name, original)
-    return n_frames, time.perf_counter() - started, watch
+    subprocess.run([*command, out], check=True)
+    return out
 
 
-def run_plain(video: Path, detector: Any, model: Model) -> tuple[int, float]:
+def plain_loop(video: Path, detector: Any, model: Model) -> tuple[int, float]:
+    """Frames and seconds."""
     started = time.perf_counter()
     capture = cv2.VideoCapture(str(video))
     rows = []
@@ -104,41 +82,105 @@ def run_plain(video: Path, detector: Any, model: Model) -> tuple[int, float]:
     return index, time.perf_counter() - started
 
 
+def annotated(video: Path, detector: Path, model: str | None, detect: str) -> tuple[int, float]:
+    results = vafer.annotate(video, model=model, detector=detector, detect=detect)
+    return results.n_frames, results.elapsed_s
+
+
+def decode_alone(video: Path) -> float:
+    """Frames a second."""
+    process = DecoderProcess(n_threads=available_cores())
+    try:
+        list(process.decode(video, Sampling(end_s=1), is_retry=False))  # it has started
+        started = time.perf_counter()
+        n = sum(
+            isinstance(item, Frame) for item in process.decode(video, Sampling(), is_retry=False)
+        )
+        return n / (time.perf_counter() - started)
+    finally:
+        process.close()
+
+
+def faces_alone(video: Path, detector: Path, model: Model, *, searches: bool) -> float:
+    """Frames a second of detection, tracking and cropping."""
+    frames = []
+    for frame in VideoReader(probe(video)):
+        frames.append(frame)
+        if len(frames) == FRAMES_IN_MEMORY:
+            break
+    loaded = Detector(detector, n_threads=available_cores())
+    loaded.detect(frames[0].image)
+    walk = Walk(loaded, model.card.crop, searches=searches)
+    started = time.perf_counter()
+    for frame in frames:
+        walk.step(frame)
+    return len(frames) / (time.perf_counter() - started)
+
+
+def predict_alone(video: Path, detector: Path, model: Model) -> float:
+    """Frames a second of predictions, with as many faces as the recording has."""
+    walk = Walk(Detector(detector), model.card.crop, searches=True)
+    reader = VideoReader(probe(video), sampling=Sampling(every=10))
+    steps = [walk.step(frame) for frame in reader][:FRAMES_IN_MEMORY]
+    batches: Batches[None, Any] = Batches(model, BATCH_SIZE)
+    started = time.perf_counter()
+    for result, patches in steps:
+        list(batches.add(None, result, patches))
+    list(batches.finish())
+    return len(steps) / (time.perf_counter() - started)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", type=Path)
     parser.add_argument("detector", type=Path)
     parser.add_argument("--model", default=None)
+    parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
 
-    detector, model = Detector(arguments.detector), load_model(find_model(arguments.model))
+    model = load_model(find_model(arguments.model))
     plain = get_model(str(arguments.detector), providers=["CPUExecutionProvider"])
     plain.prepare(ctx_id=-1, input_size=(640, 640), det_thresh=0.5)
-    warm = np.zeros((360, 640, 3), np.uint8)
-    detector.detect(warm)
-    plain.detect(warm)
+    plain.detect(np.zeros((360, 640, 3), np.uint8))
     model.predict(torch.zeros(1, 3, model.card.crop.size, model.card.crop.size))
 
-    rates, plain_rates, ratios = [], [], []
-    stages: defaultdict[str, list[float]] = defaultdict(list)
-    for _ in range(arguments.repeats):
-        n_frames, seconds, watch = run_vafer(arguments.video, detector, model)
-        n_plain, plain_seconds = run_plain(arguments.video, plain, model)
-        rates.append(n_frames / seconds)
-        plain_rates.append(n_plain / plain_seconds)
-        ratios.append(rates[-1] / plain_rates[-1])
-        for stage, spent in watch.seconds.items():
-            stages[stage].append(spent / seconds)
-    print(f"{arguments.video.name}: {n_frames} frames, {arguments.repeats} runs of each, medians")
-    print(f"vafer       {statistics.median(rates):7.1f} frames/s")
-    print(f"plain loop  {statistics.median(plain_rates):7.1f} frames/s  ({n_plain} frames)")
-    print(
-        f"ratio       {statistics.median(ratios):7.2f}   ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
-    for stage, shares in stages.items():
-        print(f"  {stage:8}  {statistics.median(shares):6.1%}")
-    print(f"  {'rest':8}  {1 - sum(statistics.median(s) for s in stages.values()):6.1%}")
+    with tempfile.TemporaryDirectory() as folder:
+        video = repeated(arguments.video, arguments.seconds, Path(folder))
+        ways: dict[str, Callable[[], tuple[int, float]]] = {
+            "plain loop": lambda: plain_loop(video, plain, model),
+            "vafer, full": lambda: annotated(video, arguments.detector, arguments.model, "full"),
+            "vafer, search": lambda: annotated(
+                video, arguments.detector, arguments.model, "search"
+            ),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(arguments.repeats):
+            for name, way in ways.items():
+                n_frames, seconds = way()
+                rates[name].append(n_frames / seconds)
+        with shared_cores():
+            stages = {
+                "decode": decode_alone(video),
+                "faces, full": faces_alone(video, arguments.detector, model, searches=False),
+                "faces, search": faces_alone(video, arguments.detector, model, searches=True),
+                "predict": predict_alone(video, arguments.detector, model),
+            }
+    print(f"{arguments.video.name}, {arguments.detector.stem}, {model.card.name}")
+    print(f"{n_frames:,} frames, {arguments.repeats} runs of each in turn, medians")
+    for name, found in rates.items():
+        ratios = [a / b for a, b in zip(found, rates["plain loop"], strict=True)]
+        spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+        print(
+            f"{name:14} {statistics.median(found):7.1f} frames/s {statistics.median(ratios):6.2f}"
+            f"  {spread}"
+        )
+    for name, rate in stages.items():
+        print(f"{name + ' alone':20} {rate:7.1f} frames/s")
+    for detect in ("full", "search"):
+        slowest = min(stages["decode"], stages[f"faces, {detect}"], stages["predict"])
+        reached = statistics.median(rates[f"vafer, {detect}"]) / slowest
+        print(f"{detect}: {reached:.0%} of what its slowest stage does alone")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ HELD_OUT = (
     "smile_cry_smile.mp4",
     "turning_head.mp4",
 )
-SURE, DOUBTFUL = 0.75, 0.1  # scores from which there is a face, and below which there is none
-LIKELY = 0.6  # of pictures of faces, in which one is to be expected
+SURE, DOUBTFUL = 0.6, 0.1  # scores from which there is a face, and below which there is none
 EVERY = 3  # frames of a recording
 # Pictures without a face that ship inside scikit-image; its others are for judging.
 SCENERY = (
@@ -138,7 +137,7 @@ def _portraits(faces: Path, detector: Detector) -> Iterator[Labelled]:
     for jpeg in (*fer["jpeg"], *lfw["jpeg"]):
         picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
         found = detect_near(np.asarray(picture), None, detector)
-        if len(found) and found.scores[0] >= LIKELY and found.landmarks is not None:
+        if len(found) and found.scores[0] >= SURE and found.landmarks is not None:
             yield Labelled(jpeg, found.boxes[:1], found.landmarks[:1], np.ones(1, bool))
 
 
