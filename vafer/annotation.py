@@ -29,6 +29,7 @@ from vafer.parts import check_output, parts_folder_of, read_table, remove_output
 from vafer.pipeline import FRAMES_AT_ONCE, Pipeline
 from vafer.probe import probe
 from vafer.staged import (
+    MOST_LANES,
     Event,
     Events,
     Failed,
@@ -120,7 +121,7 @@ def annotate(
     detector: names or paths; see `vafer.store`. detect: `full` looks for faces in every whole
     frame, `search` mostly around those of the frame before, see `vafer.search`; `auto` is `search`
     where the detector runs on a CPU. workers: how many recordings are at work at once, each decoded
-    in a process of its own, see `vafer.staged`; one for each core without; 1 does all in this
+    in a process of its own, see `vafer.staged`; one a core without, at most 16; 1 does all in this
     process, one recording after the other. shard: the part of the recordings that is this
     call's; each needs an `out` of its own, and `vafer.merge` joins them.
 
@@ -172,7 +173,7 @@ def annotate(
             sampling=sampling,
             make_decoder=lambda n_threads: DecoderProcess(n_threads=n_threads),
         )
-        events = partial(run_staged, stages, n_lanes=workers or available_cores())
+        events = partial(run_staged, stages, n_lanes=workers or min(available_cores(), MOST_LANES))
     if torch_device.startswith("cuda") and pipeline.detector.device == "cpu":
         on_notice("the detector runs on the CPU: this onnxruntime has no CUDA provider")
     run = {

@@ -158,7 +158,7 @@ def annotate(
             metavar="N",
             help="Recordings at work at once, each decoded in a process of its own; 1: all in one "
             "process.",
-            show_default="one for each core",
+            show_default="one a core, at most 16",
             min=1,
         ),
     ] = None,

@@ -31,6 +31,7 @@ from vafer.video import Frame
 from vafer.workers import DecoderLostError, DecoderProcess, Ended, Opened
 
 FRAMES_IN_QUEUE = 64  # between a stage and the next
+MOST_LANES = 16  # unless more are asked for: beyond, threads of one process wait for one another
 PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
 
 
