@@ -12,7 +12,7 @@ import numpy as np
 from vafer.options import STRIDE
 from vafer.tracks import box_distance
 
-SEARCHED_SIDE = 64  # pixels of a face in the mosaic, at most
+SEARCHED_SIDE = 64  # pixels of a face in the mosaic, at most; measured by bench/search.py
 REACH = 2.0  # side of a piece, in sides of its face
 MOST_OF_FULL = 0.7  # of the pixels of the whole frame as `detect` sees it
 SAME = 0.7  # `box_distance` up to which a face is the one that was there

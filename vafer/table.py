@@ -220,7 +220,7 @@ class TableWriter:
     def _start_group(self) -> None:
         # One buffer of Arrow's own. Thousands of small batches kept alive between the large arrays
         # of prediction fragment the heap, and memory would grow with a recording's length; that it
-        # does not is measured in docs/annotate.md, "Speed and memory".
+        # does not is measured in docs/performance.md, "Memory".
         self._buffer = pa.BufferOutputStream()
         self._group = pa.ipc.new_stream(self._buffer, SCHEMA)
         self._n_waiting = 0
