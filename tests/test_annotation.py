@@ -236,7 +236,7 @@ def test_provenance_says_how_a_number_came_to_be(
     for what, path in (("model", untrained), ("detector", yunet)):
         digest = annotation.sha256(path)
         assert run[what] == {"name": path.stem, "sha256": digest, "origin": "file"}
-    assert run["options"]["detect"] == "search"  # what auto is on a CPU
+    assert run["options"]["detect"] == "full"  # what auto is with this detector
     assert run["options"]["det_size"] == 320
     assert run["options"]["det_max_faces"] == 1
     assert run["environment"]["torch"] == torch.__version__
@@ -263,6 +263,16 @@ def test_the_table_says_how_faces_were_looked_for(
     sides = full.select("x1", "y1", "x2", "y2").drop_nulls().to_numpy()
     apart = np.abs(search.select("x1", "y1", "x2", "y2").drop_nulls().to_numpy() - sides)
     assert np.median(apart) < 0.03 * np.median(sides[:, 2] - sides[:, 0])
+
+
+def test_auto_searches_only_with_detectors_for_which_both_ways_agree(
+    sample: Path, untrained: Path, shared: Path
+) -> None:
+    for detector, expected in ((None, {"full"}), ("scrfd_500m.onnx", {"full", "search"})):
+        results = vafer.annotate(
+            sample, model=untrained, detector=detector and shared / "models" / detector
+        )
+        assert {*results.table["face_source"].drop_nulls()} == expected
 
 
 def test_progress_ends_complete(sample: Path, untrained: Path, yunet: Path, tmp_path: Path) -> None:

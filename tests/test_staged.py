@@ -64,7 +64,8 @@ def test_any_number_of_workers_gives_the_same_table_to_the_bit(
     assert alone.table["valence"].drop_nulls().n_unique() > 100
     for n in (2, 5):
         same(alone, vafer.annotate(videos, workers=n, **how))
-    same(alone, vafer.annotate(videos, detect="search", workers=3, **how))
+    how["detect"] = "search"
+    same(vafer.annotate(videos, workers=1, **how), vafer.annotate(videos, workers=3, **how))
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[DecoderProcess]:

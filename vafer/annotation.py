@@ -28,6 +28,7 @@ from vafer.output import Output
 from vafer.parts import check_output, parts_folder_of, read_table, remove_output
 from vafer.pipeline import FRAMES_AT_ONCE, Pipeline
 from vafer.probe import probe
+from vafer.search import AGREES
 from vafer.staged import (
     MOST_LANES,
     Event,
@@ -120,10 +121,10 @@ def annotate(
     .parquet file, or a folder that gets one file per recording; None keeps nothing on disk. model,
     detector: names or paths; see `vafer.store`. detect: `full` looks for faces in every whole
     frame, `search` mostly around those of the frame before, see `vafer.search`; `auto` is `search`
-    where the detector runs on a CPU. workers: how many recordings are at work at once, each decoded
-    in a process of its own, see `vafer.staged`; one a core without, at most 16; 1 does all in this
-    process, one recording after the other. shard: the part of the recordings that is this
-    call's; each needs an `out` of its own, and `vafer.merge` joins them.
+    on a CPU with a detector for which both are known to agree. workers: how many recordings are at
+    work at once, each decoded in a process of its own, see `vafer.staged`; one a core without, at
+    most 16; 1 does all in this process, one recording after the other. shard: the part of the
+    recordings that is this call's; each needs an `out` of its own, and `vafer.merge` joins them.
 
     A recording that cannot be read costs only itself: its row of `Results.videos` says `failed` and
     why. A second call with the same options and `out` does only what is not done yet; two at once
@@ -152,7 +153,8 @@ def annotate(
         on_notice(describe_choice([chosen_model], chosen_detector))
     face_detector = Detector(chosen_detector.path, detection, device=torch_device)
     if detect == "auto":
-        detect = "search" if face_detector.device == "cpu" else "full"
+        agrees = face_detector.device == "cpu" and face_detector.sha256 in AGREES
+        detect = "search" if agrees else "full"
     pipeline = Pipeline(
         face_detector,
         load_model(chosen_model.path, device=torch_device),

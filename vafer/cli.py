@@ -146,7 +146,7 @@ def annotate(
         str,
         typer.Option(
             help="full: look for faces in every whole frame; search: mostly around those of the "
-            "frame before; auto: search on a CPU."
+            "frame before; auto: search on a CPU, with detectors for which both agree."
         ),
     ] = "auto",
     batch_size: Annotated[

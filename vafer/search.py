@@ -4,11 +4,15 @@ import numpy as np
 
 from vafer.faces import Detector, Faces
 from vafer.mosaic import SAME
+from vafer.remote import PACKS
 from vafer.tracks import box_distance
 
 REMEMBERED_S = 0.5  # how long a face is looked for where it was last seen
 FULL_EVERY_S = 0.4  # how long a face that comes in while others are there may be overlooked
 FULL_EVERY_FRAMES = 8
+# SHA-256 of detectors that find nearly the same this way: 98 % of the faces, 1 % others, valence
+# and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
+AGREES = {PACKS["buffalo_s"].file_sha256}  # SCRFD-500M
 
 
 class Search:
