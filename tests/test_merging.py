@@ -171,7 +171,15 @@ def test_a_second_run_on_one_output_is_refused(
         tried.append(progress)
 
     every = vafer.Sampling(every=50)
-    vafer.annotate(sample, out, model=untrained, detector=yunet, on_progress=second, sampling=every)
+    vafer.annotate(
+        sample,
+        out,
+        model=untrained,
+        detector=yunet,
+        on_progress=second,
+        sampling=every,
+        overwrite=True,
+    )
     assert len(tried) > 1
     assert vafer.read_table(out)["frame_index"].to_list() == [0]
 

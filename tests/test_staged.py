@@ -348,6 +348,9 @@ class TestDecoderProcess:
             b'{"kind": "frame"}',
             b'{"kind": "memory", "frame_bytes": 99999999999}',
             b'{"kind": "memory", "frame_bytes": -1}',
+            b'{"kind": "memory", "frame_bytes": Infinity}',
+            b"[" * 60_000,
+            b'{"kind": "opened", "facts": {"video": "another.mp4"}, "n_expected": 1}',
             b'{"kind": "opened", "facts": 5, "n_expected": 1}',
             b'{"kind": "frame", "memory": 0, "slot": 0, "height": 2, "width": 2, "index": 0,'
             b' "pts": 0, "time_s": 0}',

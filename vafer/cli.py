@@ -62,7 +62,8 @@ def _interrupts_raise() -> None:
     """
     if signal.getsignal(signal.SIGINT) is _quit_at_once:
         signal.signal(signal.SIGINT, _interrupt)
-        signal.signal(signal.SIGTERM, _interrupt)  # what job schedulers send
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # what job schedulers send
+        signal.signal(signal.SIGTERM, _interrupt)
     if _interrupted:
         raise KeyboardInterrupt
 

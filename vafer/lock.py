@@ -1,4 +1,4 @@
-"""A folder that one run at a time may write to, on one machine or, by NFS's locks, on several."""
+"""A folder that one run at a time may write to, on one machine: NFS locks no folder for others."""
 
 import fcntl
 import os

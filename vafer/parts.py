@@ -98,7 +98,7 @@ def remove_output(path: Path) -> None:
             file.unlink(missing_ok=True)
         if path.suffix.lower() == ".parquet":
             path.unlink(missing_ok=True)
-            remove_parts(parts_folder_of(path))
+            remove_parts(parts_folder_of(path), keep_folder=True)  # this run's lock is on it
     except OutputError as error:
         raise UsageError(f"{error}: --overwrite leaves it alone. Give another --out") from error
     except OSError as error:
@@ -171,11 +171,13 @@ def parts_folder_of(path: Path) -> Path:
     return path
 
 
-def remove_parts(folder: Path) -> None:
+def remove_parts(folder: Path, *, keep_folder: bool = False) -> None:
     """Delete the parts of a single file once they are joined, and their folder if that is empty."""
     for pattern in ("*.parquet", ".*.tmp"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
+    if keep_folder:
+        return
     with contextlib.suppress(OSError):  # somebody else's file lies in it, or it is not there
         folder.rmdir()
 

@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +134,8 @@ class _Run:
         except _OverError:
             pass
         except BaseException as error:  # to be raised where the events are taken
-            self._put(self._done, error)
+            with suppress(_OverError):
+                self._put(self._done, error)
 
     def _put(self, to: "queue.Queue[Any]", item: Any) -> None:
         while not self._is_over.is_set():
@@ -155,6 +156,8 @@ class _Run:
             except queue.Empty:
                 if self._is_over.is_set():
                     return
+                for finished in batches.finish():  # what is whole is to be kept, not to wait
+                    self._put(self._done, finished)
                 continue
             if item is None:
                 n_lanes -= 1
@@ -195,6 +198,9 @@ class _Run:
             raise _OverError
         decoder = self._stages.make_decoder(self._n_threads)
         self._decoders.add(decoder)
+        if self._is_over.is_set():  # since; `stop` may not have seen it
+            decoder.close()
+            raise _OverError
         return decoder
 
     def _next(self) -> Source | None:

@@ -147,10 +147,10 @@ class VideoReader:
         if pts is not None and goal >= n_until:
             return
         attempts = [(0, 1)]
-        if pts is not None and self._n_threads != 1:
+        if pts is not None:
             is_far = info.time(int(pts[goal])) - info.time(int(pts[0])) > SEEK_FROM_S
             self._next = goal = goal if is_far and not info.is_counted else self._next
-            attempts = [(goal, self._n_threads), (0, 1)]
+            attempts = [*dict.fromkeys([(goal, self._n_threads), (0, 1)])]
 
         def count(failed_pts: int | None) -> None:
             if failed_pts is None or pts is None or failed_pts >= pts[goal]:

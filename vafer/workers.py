@@ -125,7 +125,7 @@ class DecoderProcess:
                     case "failed":
                         raise VideoError(str(message["error"]))
                     case "opened":
-                        yield Opened(dict(message["facts"]), message["n_expected"])
+                        yield Opened(_checked(message["facts"]), _count(message["n_expected"]))
                     case "ended":
                         yield Ended(**{key: message[key] for key in Ended.__slots__})
                         return
@@ -134,7 +134,7 @@ class DecoderProcess:
                         self._say("free", memory=message["memory"], slot=message["slot"])
                     case kind:
                         raise ValueError(kind)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise self._lost(f"talks nonsense ({error!r})") from error
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ class DecoderProcess:
             message = json.loads(text)
             if not isinstance(message, dict):
                 raise TypeError(type(message))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise self._lost(f"talks nonsense ({error!r})") from error
         return message
 
@@ -221,6 +221,33 @@ class DecoderProcess:
             )
         self.close()
         return DecoderLostError(f"the process that decoded it {what}")
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "width": (int,), "height": (int,), "rotation": (int,), "codec": (str,),
+    "fps": (int, float), "duration_s": (int, float), "time_base": (str,),
+}  # fmt: skip
+
+
+def _checked(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts for the table of videos, if they are what `facts_of` gives. Raises ValueError."""
+    for key, kinds in _KINDS.items():
+        value = facts[key]
+        if value is not None and (type(value) not in kinds or not _fits(value)):
+            raise ValueError(f"{key} {value!r:.50}")
+    if facts["rotation"] not in (None, 0, 90, 180, 270) or facts.keys() != _KINDS.keys():
+        raise ValueError("facts of another kind")
+    return facts
+
+
+def _fits(value: float | str) -> bool:
+    return len(value) < 100 and value.isascii() if isinstance(value, str) else abs(value) < 2**31
+
+
+def _count(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or not 0 <= value < 2**31):
+        raise ValueError(f"count {value!r:.50}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
