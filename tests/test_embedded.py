@@ -36,9 +36,8 @@ def test_the_detector_is_small_ours_and_what_insightface_takes_for_scrfd(path: P
 
 def test_it_finds_a_portrait_with_its_landmarks_in_order(path: Path) -> None:
     found = Detector(path).detect(data.astronaut())  # a NASA portrait, 512 × 512 pixels
+    assert len(found) == 1
     assert overlap(found.boxes, np.array([170, 60, 280, 215]))[0] > 0.5
-    assert found.scores[0] > 0.85
-    assert (found.scores[1:] < 0.65).all()  # it is known to see one more, small, in the background
     left, right, nose, mouth_left, mouth_right = found.landmarks[0]
     assert left[0] < nose[0] < right[0]
     assert left[1] < nose[1] < mouth_left[1]

@@ -12,7 +12,7 @@ import vafer
 from tests.test_output import add, failed, run
 from vafer.annotation import Progress
 from vafer.cli import app
-from vafer.errors import UsageError
+from vafer.errors import OutputError, UsageError
 from vafer.lock import own_folder
 from vafer.options import Shard
 from vafer.output import Output
@@ -124,6 +124,8 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
         vafer.merge([a], tmp_path / "folder")
     with pytest.raises(UsageError, match="is to be merged itself"):
         vafer.merge([a, b], b, overwrite=True)
+    with pytest.raises(UsageError, match="is to be merged itself"):
+        vafer.merge([a, b], a / "a.mp4.parquet", overwrite=True)
     with pytest.raises(UsageError, match="there already"):
         vafer.merge([a], b)
     with pytest.raises(UsageError, match="a run of vafer annotate that is not finished"):
@@ -134,6 +136,27 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
     ):
         vafer.merge([a], tmp_path / "out.parquet")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_input_that_breaks_off_leaves_what_is_there(tmp_path: Path) -> None:
+    a, b = make(tmp_path / "a", VIDEOS[:2]), make(tmp_path / "b.parquet", VIDEOS[2:4])
+    out = tmp_path / "out.parquet"
+    vafer.merge([a], out)
+    before = out.read_bytes(), (tmp_path / "out.videos.parquet").read_bytes()
+    data = bytearray(b.read_bytes())
+    data[4:200] = bytes(196)  # the first pages; what describes them lies at the end
+    b.write_bytes(data)
+    with pytest.raises(OutputError, match=r"b\.parquet cannot be read as a table"):
+        vafer.merge([a, b], out, overwrite=True)
+    assert (out.read_bytes(), (tmp_path / "out.videos.parquet").read_bytes()) == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_tables_of_videos_among_the_inputs_are_those_of_the_others(tmp_path: Path) -> None:
+    make(tmp_path / "1.parquet", VIDEOS[:2])
+    make(tmp_path / "2.parquet", VIDEOS[2:4])
+    merged = vafer.merge(sorted(tmp_path.glob("*.parquet")), tmp_path / "all" / "out.parquet")
+    assert (merged.n_videos, merged.n_rows) == (4, len(vafer.read_table(merged.path)))
 
 
 def test_the_command(tmp_path: Path) -> None:

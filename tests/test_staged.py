@@ -82,23 +82,26 @@ def spied(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[DecoderProces
 
 @pytest.mark.parametrize("seed", range(N_KILLS))
 def test_a_decoder_that_is_killed_costs_nothing(
-    sample: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seed: int
+    shared: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    how["sampling"] = Sampling()
-    undisturbed = vafer.annotate(sample, workers=1, **how)
+    """Of more frames than can be on their way, so that it is still at work when it is killed."""
+    how["sampling"] = Sampling(end_s=12)
+    video = shared / "videos" / "expressive_33s.mp4"
+    undisturbed = vafer.annotate(video, workers=1, **how)
     started = spied(monkeypatch)
-    at = random.Random(seed).randrange(50)
-    killed = []
+    at = random.Random(seed).randrange(100)
+    notices: list[str] = []
 
     def kill(progress: Progress) -> None:
-        if progress.n_frames >= at and not killed:
-            killed.append(started[-1].pid)
-            os.kill(killed[0], signal.SIGKILL)
+        if progress.n_frames >= at and len(started) == 1:
+            started[0].kill()
 
-    disturbed = vafer.annotate(sample, workers=2, on_progress=kill, **how)
-    assert killed
-    # PyAV reads what decord was at.
-    same(undisturbed, disturbed, but=("decoder",))
+    disturbed = vafer.annotate(video, workers=2, on_progress=kill, on_notice=notices.append, **how)
+    assert len(started) == 2
+    assert notices == [
+        f"{video}: the process that decoded it was ended by signal 9: it begins anew"
+    ]
+    same(undisturbed, disturbed)
 
 
 def test_a_decoder_that_hangs_is_replaced_once_and_then_costs_its_recording(
@@ -135,6 +138,7 @@ def test_one_that_needs_too_much_memory_costs_its_recording(
     results = vafer.annotate(tmp_path, workers=2, **how)
     assert results.videos["status"].to_list() == ["done", "failed"]
     assert results.videos["error"][1].startswith(str(tmp_path / "b.mov"))
+    assert "more memory than it may have, twice" in results.videos["error"][1]
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
@@ -351,6 +355,8 @@ class TestDecoderProcess:
             b'{"kind": "memory", "frame_bytes": Infinity}',
             b"[" * 60_000,
             b'{"kind": "opened", "facts": {"video": "another.mp4"}, "n_expected": 1}',
+            b'{"kind": "ended", "n_frames": 0, "n_bad_packets": 0, "damage": null,'
+            b' "decoder": "pyav"}',
             b'{"kind": "opened", "facts": 5, "n_expected": 1}',
             b'{"kind": "frame", "memory": 0, "slot": 0, "height": 2, "width": 2, "index": 0,'
             b' "pts": 0, "time_s": 0}',

@@ -206,10 +206,10 @@ def annotate(
         with own_folder(parts_folder_of(out), name=out):
             if overwrite:
                 remove_output(out)
-            return _run_all(events, sources, Output(out, run), on_progress)
+            return _run_all(events, sources, Output(out, run), on_progress, on_notice)
     with tempfile.TemporaryDirectory(prefix="vafer-") as folder:
         output = Output(Path(folder) / "results.parquet", run)
-        results = _run_all(events, sources, output, on_progress)
+        results = _run_all(events, sources, output, on_progress, on_notice)
         return replace(results, path=None, videos_path=None, _table=results.table)
 
 
@@ -234,6 +234,7 @@ class _Tally:
     def __init__(self, on_progress: Callable[[Progress], None], todo: list[Source]) -> None:
         self._on_progress = on_progress
         self._sizes = {source.video: _size(source) for source in todo}
+        self._n_bytes = max(1, sum(self._sizes.values()))
         self._bytes_done = 0
         self._at_work: dict[str, _Recording] = {}
         self.n_frames = self._n_faces = self._n_done = 0
@@ -258,7 +259,7 @@ class _Tally:
         is_over = self._n_done == len(self._sizes)  # though there was nothing to read
         self._on_progress(
             Progress(
-                share=1.0 if is_over else n_bytes / max(1, sum(self._sizes.values())),
+                share=1.0 if is_over else n_bytes / self._n_bytes,
                 video=video,
                 n_frames=self.n_frames + sum(row["n_frames_analysed"] for row in rows),
                 n_faces=self._n_faces + sum(row["n_faces"] for row in rows),
@@ -273,6 +274,7 @@ def _run_all(
     sources: list[Source],
     output: Output,
     on_progress: Callable[[Progress], None],
+    on_notice: Callable[[str], None],
 ) -> Results:
     """Annotate what is not finished, and finish the output.
 
@@ -288,6 +290,8 @@ def _run_all(
             for source, event in stream:
                 recording = recordings.setdefault(source.video, _Recording(source, output))
                 recording.take(event)
+                if isinstance(event, Restarted):
+                    on_notice(f"{event.why}: it begins anew")
                 if recording.row["status"] is not None:
                     del recordings[source.video]
                 tally.count(recording)

@@ -239,6 +239,7 @@ def merge(
     with _errors_shown():
         from vafer.merging import merge as run
 
+        _interrupts_raise()
         merged = run(
             inputs,
             out,

@@ -66,6 +66,8 @@ def packets(
                     n_errors = 0
                     yield packet
             return
+        except MemoryError:  # which PyAV's own is, and an FFmpegError too
+            raise
         except (av.FFmpegError, OSError):
             n_errors += 1
             yield None

@@ -72,6 +72,8 @@ def _decode_packets(
                 flagged.add(packet.pts)
             try:
                 frames = stream.decode(None if packet is _DRAIN else packet)
+            except MemoryError:  # which PyAV's own is, and an FFmpegError too
+                raise
             except av.FFmpegError:
                 if packet.pts not in flagged:
                     on_failure(packet.pts)
@@ -90,7 +92,7 @@ def _place(pts: np.ndarray | None, tick: int | None) -> int | None:
     return index if index < len(pts) and pts[index] == tick else None
 
 
-def decodes_cleanly(info: VideoInfo, n_frames: int) -> bool:
+def decodes_cleanly(info: VideoInfo, n_frames: int, *, n_threads: int = 0) -> bool:
     """Whether PyAV decodes the first `n_frames` with the pts promised, one size and no complaint.
 
     decord does not tell: it passes on corrupt pictures, and where a frame is lost the next one
@@ -100,7 +102,7 @@ def decodes_cleanly(info: VideoInfo, n_frames: int) -> bool:
     failures: list[int | None] = []
     size = (info.width, info.height) if info.rotation in (0, 180) else (info.height, info.width)
     n_clean = 0
-    for index, frame in decode(info, failures.append):
+    for index, frame in decode(info, failures.append, n_threads=n_threads):
         if failures or index != n_clean or (frame.width, frame.height) != size:
             return False
         n_clean += 1

@@ -25,6 +25,7 @@ LONGEST_MESSAGE = 1 << 16  # bytes
 LONGEST_TEXT = 4000  # characters of an error
 SLOTS_BYTES, FEWEST_SLOTS, MOST_SLOTS = 64 << 20, 3, 32
 ALIVE_EVERY_S = 1.0
+OUT_OF_MEMORY = 77  # exit status
 
 
 def facts_of(info: "VideoInfo") -> dict[str, Any]:
@@ -154,9 +155,7 @@ def decode(link: Link, job: dict[str, Any]) -> None:
     except OSError as error:
         link.tell("failed", error=f"{display_path(path)}: {error.strerror or error}"[:LONGEST_TEXT])
     except MemoryError:
-        link.tell(
-            "failed", error=f"{display_path(path)}: decoding it needs more memory than allowed"
-        )
+        os._exit(OUT_OF_MEMORY)  # what it holds goes with it; the other side tries once more
     except Exception as error:  # of a decoder or of vafer: it costs this recording alone
         link.tell("failed", error=f"{display_path(path)}: {error!r}"[:LONGEST_TEXT])
 

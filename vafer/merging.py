@@ -13,11 +13,10 @@ from vafer.errors import OutputError, UsageError, display_path
 from vafer.lock import own_folder
 from vafer.options import Shard
 from vafer.output import by_video, differences
-from vafer.parts import parts_folder_of, remove_output, videos_path_of, whole_parts
+from vafer.parts import parts_folder_of, videos_path_of, whole_parts
 from vafer.table import (
     SCHEMA_VERSION,
     TableWriter,
-    output_errors,
     read_batches,
     read_provenance,
     read_videos,
@@ -50,7 +49,9 @@ def merge(
     other options, or where `out` is there and not to be overwritten; OutputError.
     """
     out = Path(out)
-    paths = [Path(path) for path in inputs]
+    given = [Path(path) for path in inputs]
+    own_tables = {videos_path_of(path) for path in given}  # as where `results/*.parquet` is given
+    paths = [path for path in given if path not in own_tables]
     if not paths:
         raise UsageError("nothing to merge: expected outputs of vafer annotate")
     if out.suffix.lower() != ".parquet":
@@ -61,7 +62,8 @@ def merge(
         raise UsageError(str(error)) from error
     rows = _rows(outputs)
     runs = _runs(outputs, on_notice)
-    if out.resolve() in {path.resolve() for path in paths}:
+    read = {file.resolve() for output in outputs for file in output.files}
+    if {out.resolve(), videos_path_of(out).resolve()} & read:
         raise UsageError(f"{display_path(out)} is to be merged itself: give another --out")
     with own_folder(parts_folder_of(out), name=out):
         if any(parts_folder_of(out).iterdir()):
@@ -70,7 +72,7 @@ def merge(
                 "give another --out"
             )
         if overwrite:
-            remove_output(out)
+            _check_ours(out)
         elif out.exists() or videos_path_of(out).exists():
             raise UsageError(f"{display_path(out)} is there already: give another, or --overwrite")
         n_rows = 0
@@ -90,6 +92,17 @@ def merge(
     )
 
 
+def _check_ours(out: Path) -> None:
+    """Raise UsageError where what is to be replaced was not written by vafer."""
+    try:
+        if out.exists():
+            read_provenance(out)
+        if videos_path_of(out).exists():
+            read_videos(videos_path_of(out))
+    except OutputError as error:
+        raise UsageError(f"{error}: --overwrite leaves it alone. Give another --out") from error
+
+
 class _Finished:
     """One output that is whole. Raises UsageError where it is not, OutputError where it is none."""
 
@@ -103,9 +116,9 @@ class _Finished:
                 f"{display_path(path)} has no {videos_path.name}: expected an output of vafer "
                 "annotate that is finished. Run its command again, or name its folder"
             )
-        with output_errors(path):
-            self.rows = {row["video"]: row for row in read_videos(videos_path)}
-            parts = list(whole_parts(path))
+        self.rows = {row["video"]: row for row in read_videos(videos_path)}
+        parts = list(whole_parts(path))
+        self.files = [path, videos_path, *(part for part, _ in parts)]
         self.parts = {provenance["video"]["video"]: part for part, provenance in parts}
         provenances = [provenance for _, provenance in parts]
         if path.is_file():

@@ -11,6 +11,7 @@ all lanes, and hands out each recording's events in their order.
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from vafer.workers import DecoderLostError, DecoderProcess, Ended, Opened
 
 FRAMES_IN_QUEUE = 64  # between a stage and the next
 MOST_LANES = 16  # unless more are asked for: beyond, threads of one process wait for one another
+STOP_WITHIN_S = 3.0
 PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
 
 
@@ -77,7 +79,9 @@ def run_staged(stages: Stages, sources: list[Source], n_lanes: int) -> Events:
 
     Close the iterator to stop: the processes are killed, the threads end.
     """
-    n_lanes = max(1, min(n_lanes, len(sources)))
+    if not sources:
+        return
+    n_lanes = min(n_lanes, len(sources))
     run = _Run(stages, sources, n_lanes, max(1, available_cores() // n_lanes))
     try:
         yield from run.events()
@@ -125,8 +129,9 @@ class _Run:
         self._is_over.set()
         for decoder in list(self._decoders):
             decoder.kill()
-        for thread in self._threads:
-            thread.join()
+        until = time.monotonic() + STOP_WITHIN_S
+        for thread in self._threads:  # one that hashes a long file ends by itself, later
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -286,16 +286,22 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Rows of a results table in order, with bounded memory; each batch holds one video."""
-    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
-        for batch in file.iter_batches(batch_size=1 << 16):
-            videos = batch.column("video")
-            start = 0
-            while start < len(batch):
-                same = np.asarray(pa.compute.equal(videos[start:], videos[start]))
-                length = len(same) if same.all() else int(same.argmin())
-                yield batch.slice(start, length)
-                start += length
+    """Rows of a results table in order, with bounded memory; each batch holds one video.
+
+    Raises OutputError where it cannot be read.
+    """
+    try:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+            for batch in file.iter_batches(batch_size=1 << 16):
+                videos = batch.column("video")
+                start = 0
+                while start < len(batch):
+                    same = np.asarray(pa.compute.equal(videos[start:], videos[start]))
+                    length = len(same) if same.all() else int(same.argmin())
+                    yield batch.slice(start, length)
+                    start += length
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{display_path(path)} cannot be read as a table: {error}") from error
 
 
 @contextmanager

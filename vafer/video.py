@@ -115,7 +115,7 @@ class VideoReader:
         """
         info = self.info
         n_until = _index_at(info, self.sampling.end_s)
-        if info.pts is None or not decodes_cleanly(info, n_until):
+        if info.pts is None or not decodes_cleanly(info, n_until, n_threads=self._n_threads):
             return
         try:
             reader = open_decord(info)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vafer.decoding import LONGEST_MESSAGE, n_slots
+from vafer.decoding import LONGEST_MESSAGE, LONGEST_TEXT, OUT_OF_MEMORY, n_slots
 from vafer.errors import VaferError, VideoError
 from vafer.options import Sampling
 from vafer.video import Frame
@@ -113,6 +113,7 @@ class DecoderProcess:
             "is_retry": is_retry,
         }
         self._say("job", **job)
+        is_open, last = False, -1
         while True:
             message = self._hear()
             try:
@@ -121,19 +122,23 @@ class DecoderProcess:
                         continue
                     case "memory":
                         self._give_memory(int(message["frame_bytes"]))
-                        continue
                     case "failed":
-                        raise VideoError(str(message["error"]))
-                    case "opened":
+                        raise VideoError(_printable(message["error"]))
+                    case "opened" if not is_open:
+                        is_open = True
                         yield Opened(_checked(message["facts"]), _count(message["n_expected"]))
-                    case "ended":
-                        yield Ended(**{key: message[key] for key in Ended.__slots__})
-                        return
-                    case "frame":
-                        yield self._frame(message)
+                    case "frame" if is_open:
+                        frame = self._frame(message)
+                        if frame.index <= last:
+                            raise ValueError(f"frame {frame.index} after {last}")
+                        last = frame.index
+                        yield frame
                         self._say("free", memory=message["memory"], slot=message["slot"])
+                    case "ended" if is_open:
+                        yield _ended(message)
+                        return
                     case kind:
-                        raise ValueError(kind)
+                        raise ValueError(f"{kind!r:.50} at this point")
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise self._lost(f"talks nonsense ({error!r})") from error
 
@@ -159,9 +164,11 @@ class DecoderProcess:
         ):
             raise ValueError("a frame beyond its memory")
         pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * memory.slot_bytes)
-        pts, time_s = message["pts"], message["time_s"]
+        index, pts, time_s = _count(message["index"]), message["pts"], message["time_s"]
+        if index is None or (pts is not None and not -(2**63) <= int(pts) < 2**63):
+            raise ValueError("a frame beyond all counting")
         return Frame(
-            index=int(message["index"]),
+            index=index,
             pts=None if pts is None else int(pts),
             time_s=None if time_s is None else float(time_s),
             image=pixels.reshape(height, width, 3),
@@ -214,11 +221,10 @@ class DecoderProcess:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
             code = self._process.returncode
-            what = (
-                f"was ended by signal {-code}"
-                if code is not None and code < 0
-                else f"ended ({code})"
-            )
+            if code == OUT_OF_MEMORY:
+                what = "needed more memory than it may have"
+            else:
+                what = f"was ended by signal {-code}" if code and code < 0 else f"ended ({code})"
         self.close()
         return DecoderLostError(f"the process that decoded it {what}")
 
@@ -248,6 +254,21 @@ def _count(value: Any) -> int | None:
     if value is not None and (type(value) is not int or not 0 <= value < 2**31):
         raise ValueError(f"count {value!r:.50}")
     return value
+
+
+def _ended(message: dict[str, Any]) -> Ended:
+    n_frames, n_bad_packets = _count(message["n_frames"]), _count(message["n_bad_packets"])
+    if n_frames is None or n_bad_packets is None or not _fits(str(message["decoder"])):
+        raise ValueError("an end of another kind")
+    damage = message["damage"]
+    return Ended(
+        n_frames, n_bad_packets, None if damage is None else _printable(damage), message["decoder"]
+    )
+
+
+def _printable(text: Any) -> str:
+    """A text of the other side that every table and stream can hold."""
+    return str(text)[:LONGEST_TEXT].encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True)
