@@ -113,7 +113,7 @@ def test_a_cut_makes_faces_of_before_be_forgotten() -> None:
 
 
 def test_real_faces_are_found_as_in_whole_frames(shared: Path, untrained: Path) -> None:
-    """Twenty seconds of one face, moving; `docs/performance.md` has all recordings."""
+    """Seven seconds of one face, moving; `docs/performance.md` has all recordings."""
     detector = Detector(shared / "models" / "scrfd_500m.onnx", DetectorOptions())
     found = compare(shared / "videos" / "expressive_talk.mp4", detector, load_model(untrained))
     assert found.n_matched >= 0.98 * found.n_full

@@ -24,7 +24,7 @@ from vafer.options import Sampling
 from vafer.video import Frame
 from vafer.workers import DecoderLostError, DecoderProcess
 
-# What CI tries is a small share; `make soak` tries all (docs/reliability.md).
+# What CI tries is a small share; VAFER_SOAK=1 in the environment tries all.
 IS_SOAK = bool(os.environ.get("VAFER_SOAK"))
 N_KILLS = 20 if IS_SOAK else 3
 N_DAMAGED = 300 if IS_SOAK else 20
@@ -33,7 +33,7 @@ N_CLIPS = 10_000 if IS_SOAK else 200
 
 @pytest.fixture
 def videos(sample: Path, shared: Path, tmp_path: Path) -> Path:
-    """A folder of five: intact, real with cuts, no video, cut off, pictures from two decoders."""
+    """A folder of five: intact, real with cuts, no video, variable frame rate, cut off."""
     folder = tmp_path / "videos"
     folder.mkdir()
     (folder / "a.mp4").symlink_to(sample)
