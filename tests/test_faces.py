@@ -10,7 +10,7 @@ from insightface.model_zoo import get_model
 from onnx import TensorProto, helper
 
 from vafer.errors import ModelError, UsageError
-from vafer.faces import Detector, _fit
+from vafer.faces import Detector, Fit
 from vafer.options import DetectorOptions
 
 DETECTORS = ["scrfd_500m.onnx", "scrfd_2.5g.onnx", "yunet_n_dynamic.onnx"]
@@ -59,21 +59,28 @@ def test_boxes_equal_insightface_on_a_frame_that_needs_no_change(
     np.testing.assert_allclose(found.landmarks, landmarks, atol=1e-3)
 
 
+def fitted(
+    image: np.ndarray, size: int, fixed_input: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    fit = Fit.of((image.shape[0], image.shape[1]), size, fixed_input)
+    return fit.canvas_of(image), fit.scale
+
+
 def test_frames_are_shrunk_never_enlarged_and_padded_to_32() -> None:
-    canvas, scale = _fit(np.full((270, 480, 3), 9, np.uint8), 640, None)
+    canvas, scale = fitted(np.full((270, 480, 3), 9, np.uint8), 640, None)
     assert canvas.shape == (288, 480, 3)
     assert scale.tolist() == [1, 1]
     assert canvas[:270].min() == 9
     assert canvas[270:].max() == 0
 
-    canvas, scale = _fit(np.zeros((1080, 1920, 3), np.uint8), 640, None)
+    canvas, scale = fitted(np.zeros((1080, 1920, 3), np.uint8), 640, None)
     assert canvas.shape == (384, 640, 3)
     assert scale.tolist() == pytest.approx([1 / 3, 1 / 3])
 
-    canvas, _ = _fit(np.zeros((1920, 1080, 3), np.uint8), 640, None)
+    canvas, _ = fitted(np.zeros((1920, 1080, 3), np.uint8), 640, None)
     assert canvas.shape == (640, 384, 3)  # 360 wide, padded
 
-    canvas, scale = _fit(np.zeros((100, 900, 3), np.uint8), 640, (320, 320))
+    canvas, scale = fitted(np.zeros((100, 900, 3), np.uint8), 640, (320, 320))
     assert canvas.shape == (320, 320, 3)
     assert scale.tolist() == pytest.approx([320 / 900, 0.36])  # 36 rows of 100
 
@@ -81,7 +88,7 @@ def test_frames_are_shrunk_never_enlarged_and_padded_to_32() -> None:
 def test_the_network_sees_bgr() -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 255
-    assert _fit(red, 640, None)[0][0, 0].tolist() == [0, 0, 255]
+    assert fitted(red, 640, None)[0][0, 0].tolist() == [0, 0, 255]
 
 
 def test_boxes_are_clipped_to_the_frame(shared: Path, six_faces: np.ndarray) -> None:

@@ -174,6 +174,7 @@ def annotate(
             searches=detect == "search",
             sampling=sampling,
             make_decoder=lambda n_threads: DecoderProcess(n_threads=n_threads),
+            batched=face_detector if face_detector.in_batches and detect == "full" else None,
         )
         events = partial(run_staged, stages, n_lanes=workers or min(available_cores(), MOST_LANES))
     if torch_device.startswith("cuda") and pipeline.detector.device == "cpu":

@@ -152,11 +152,48 @@ class Patch:
     """What one crop needs of its frame, so that the frame can go: a piece and the map into it.
 
     pixels: uint8 (h, w, 3), a piece of the frame, shrunk by a whole factor where the face is larger
-    than the crop. to_patch: float64 (2, 3), crop pixels → pixels of the piece.
+    than the crop; in memory or on a device. to_patch: float64 (2, 3), crop pixels → pixels of the
+    piece.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | torch.Tensor
     to_patch: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of a frame, columns x0 … x1 and rows y0 … y1, that is averaged by a whole factor."""
+
+    x0: int
+    x1: int
+    y0: int
+    y1: int
+    factor: int
+    to_patch: np.ndarray
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], matrix: np.ndarray, size: int) -> "_Piece":
+        height, width = shape
+        to_frame = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
+        corners = np.array([[0, 0, 1], [size - 1, 0, 1], [0, size - 1, 1], [size - 1, size - 1, 1]])
+        reached = corners @ to_frame.T
+        factor = max(1, int(np.sqrt(abs(np.linalg.det(to_frame[:, :2])))))
+        # One sample further on each side for the bilinear neighbours.
+        low = np.floor(reached.min(axis=0)) - factor
+        high = np.ceil(reached.max(axis=0)) + factor + 1
+        x0, y0 = (int(np.clip(v, 0, n - 1)) for v, n in zip(low, (width, height), strict=True))
+        x1, y1 = (int(np.clip(v, s + 1, n)) for v, s, n in
+                  zip(high, (x0, y0), (width, height), strict=True))  # fmt: skip
+        to_patch = to_frame.copy()
+        to_patch[:, 2] += 0.5 - np.array([x0, y0])
+        to_patch /= factor
+        to_patch[:, 2] -= 0.5
+        return cls(x0, x1, y0, y1, factor, to_patch)
+
+    @property
+    def missing(self) -> tuple[int, int]:
+        """Rows and columns that a whole number of averages lacks at the end."""
+        return -(self.y1 - self.y0) % self.factor, -(self.x1 - self.x0) % self.factor
 
 
 def cut(image: np.ndarray, matrix: np.ndarray, size: int) -> Patch:
@@ -165,30 +202,26 @@ def cut(image: np.ndarray, matrix: np.ndarray, size: int) -> Patch:
     A face n times the crop's size is first averaged over whole n x n pixels: plain bilinear
     sampling would skip most of them, and flicker from frame to frame.
     """
-    height, width = image.shape[:2]
-    to_frame = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
-    corners = np.array([[0, 0, 1], [size - 1, 0, 1], [0, size - 1, 1], [size - 1, size - 1, 1]])
-    reached = corners @ to_frame.T
-    factor = max(1, int(np.sqrt(abs(np.linalg.det(to_frame[:, :2])))))
-    # One sample further on each side for the bilinear neighbours.
-    low = np.floor(reached.min(axis=0)) - factor
-    high = np.ceil(reached.max(axis=0)) + factor + 1
-    x0, y0 = (int(np.clip(v, 0, n - 1)) for v, n in zip(low, (width, height), strict=True))
-    x1, y1 = (int(np.clip(v, s + 1, n)) for v, s, n in
-              zip(high, (x0, y0), (width, height), strict=True))  # fmt: skip
-    piece = image[y0:y1, x0:x1]
-    if factor > 1:
-        columns, rows = -(-(x1 - x0) // factor), -(-(y1 - y0) // factor)
-        piece = cv2.copyMakeBorder(
-            piece, 0, rows * factor - (y1 - y0), 0, columns * factor - (x1 - x0),
-            cv2.BORDER_REPLICATE,
-        )  # fmt: skip
-        piece = cv2.resize(piece, (columns, rows), interpolation=cv2.INTER_AREA)
-    to_patch = to_frame.copy()
-    to_patch[:, 2] += 0.5 - np.array([x0, y0])
-    to_patch /= factor
-    to_patch[:, 2] -= 0.5
-    return Patch(pixels=np.array(piece, order="C"), to_patch=to_patch)  # the frame may go
+    of = _Piece.of(image.shape[:2], matrix, size)
+    piece = image[of.y0 : of.y1, of.x0 : of.x1]
+    if of.factor > 1:
+        rows, columns = of.missing
+        piece = cv2.copyMakeBorder(piece, 0, rows, 0, columns, cv2.BORDER_REPLICATE)
+        shrunk = (piece.shape[1] // of.factor, piece.shape[0] // of.factor)
+        piece = cv2.resize(piece, shrunk, interpolation=cv2.INTER_AREA)
+    return Patch(np.array(piece, order="C"), of.to_patch)  # the frame may go
+
+
+def cut_on_device(frame: torch.Tensor, matrix: np.ndarray, size: int) -> Patch:
+    """The same of a frame that is on a device, uint8 (H, W, 3); the piece stays there."""
+    of = _Piece.of((frame.shape[0], frame.shape[1]), matrix, size)
+    piece = frame[of.y0 : of.y1, of.x0 : of.x1]
+    if of.factor > 1:
+        rows, columns = of.missing
+        planes = piece.permute(2, 0, 1)[None].float()
+        planes = F.avg_pool2d(F.pad(planes, (0, columns, 0, rows), mode="replicate"), of.factor)
+        piece = planes[0].permute(1, 2, 0).round().byte()
+    return Patch(piece.clone(), of.to_patch)
 
 
 def warp(patches: list[Patch], size: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -210,7 +243,7 @@ def warp(patches: list[Patch], size: int, device: torch.device | str = "cpu") ->
     grid = ((2 * grid + 1) / sides - 1).to(device)
     crops = [
         F.grid_sample(
-            torch.from_numpy(patch.pixels).to(device).permute(2, 0, 1)[None].float(),
+            torch.as_tensor(patch.pixels).to(device).permute(2, 0, 1)[None].float(),
             own[None],
             mode="bilinear",
             align_corners=False,

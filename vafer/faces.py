@@ -8,6 +8,7 @@ longer side fits, never enlarged, and padded with black to multiples of 32, not 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,6 +18,12 @@ from vafer.mosaic import Mosaic
 from vafer.options import STRIDE, DetectorOptions
 from vafer.store import sha256
 
+if TYPE_CHECKING:
+    import torch
+
+    from vafer.scrfd import SCRFD
+
+BY_TORCH = ("cuda",)  # types of devices on which PyTorch runs SCRFD; ONNX Runtime does elsewhere
 NMS_IOU = 0.4  # insightface's own default
 YUNET_CANDIDATES = 5000  # boxes that YuNet may hand to its non-maximum suppression
 
@@ -44,10 +51,11 @@ class Faces:
 class Detector:
     """A face detector read from an ONNX file.
 
-    device: where it is to run; the attribute says where it does: ONNX Runtime may have no CUDA, and
-    YuNet runs on the CPU. n_threads: of ONNX Runtime, 0 for one each core. has_landmarks: whether
-    its faces have the five landmarks. fixed_input: (width, height) where the network takes no
-    other. Raises ModelError when the file is no face detector of a known family.
+    device: where it is to run; the attribute says where it does: YuNet runs on the CPU, and so does
+    what PyTorch cannot run where ONNX Runtime has no CUDA. n_threads: of ONNX Runtime, 0 for one
+    each core. in_batches: whether many frames at once are cheaper (`detect_many`). has_landmarks:
+    whether its faces have the five landmarks. fixed_input: (width, height) where the network takes
+    no other. Raises ModelError when the file is no face detector of a known family.
     """
 
     def __init__(
@@ -64,19 +72,49 @@ class Detector:
         if is_yunet(path):
             loaded = _load_yunet(path, self.options.threshold)
         else:
-            loaded = _load_insightface(path, self.options.threshold, device, n_threads)
+            loaded = _load_torch(path, self.options.threshold, device) or _load_insightface(
+                path, self.options.threshold, device, n_threads
+            )
         self._network = loaded.network
+        self._scrfd = loaded.scrfd
+        self.in_batches = loaded.scrfd is not None
         self.fixed_input = loaded.fixed_input
         self.has_landmarks = loaded.has_landmarks
         self.device = loaded.device
 
     def detect(self, image: np.ndarray) -> Faces:
         """Find the faces of one frame: image uint8 (H, W, 3) RGB → Faces in its pixels."""
-        canvas, scale = _fit(image, self.options.size, self.fixed_input)
-        boxes_scores, landmarks = self._network(canvas)
-        boxes = boxes_scores[:, :4] / np.tile(scale, 2)
-        points = None if landmarks is None else landmarks / scale
-        return self._wanted(image, boxes, boxes_scores[:, 4], points)
+        fit = Fit.of(image.shape[:2], self.options.size, self.fixed_input)
+        return self._in_frame(fit, *self._network(fit.canvas_of(image)))
+
+    def detect_many(self, frames: "torch.Tensor") -> list[Faces]:
+        """Find the faces of frames of one size at once, where `in_batches`.
+
+        frames: uint8 (N, H, W, 3), RGB, on the device. The same as `detect` of each, within
+        rounding.
+        """
+        assert self._scrfd is not None
+        height, width = frames.shape[1:3]
+        fit = Fit.of((height, width), self.options.size, self.fixed_input)
+        found = self._scrfd.detect(
+            frames,
+            fit.inner[::-1],
+            fit.canvas[::-1],
+            threshold=self.options.threshold,
+            iou=NMS_IOU,
+        )
+        return [
+            self._in_frame(fit, boxes.numpy(), None if points is None else points.numpy())
+            for boxes, points in found
+        ]
+
+    def _in_frame(
+        self, fit: "Fit", boxes_scores: np.ndarray, landmarks: np.ndarray | None
+    ) -> Faces:
+        """What was found in the canvas, in pixels of the frame."""
+        boxes = boxes_scores[:, :4] / np.tile(fit.scale, 2)
+        points = None if landmarks is None else landmarks / fit.scale
+        return self._wanted(fit.shape, boxes, boxes_scores[:, 4], points)
 
     def search(self, image: np.ndarray, around: np.ndarray, *, n_needed: int) -> Faces | None:
         """Find the faces of one frame around where they were in the one before.
@@ -93,7 +131,7 @@ class Detector:
         boxes_scores, landmarks = self._network(mosaic.picture(image))
         pieces, rows, boxes = mosaic.found(boxes_scores[:, :4])
         points = None if landmarks is None else mosaic.in_frame(landmarks[rows], pieces)
-        faces = self._wanted(image, boxes, boxes_scores[rows, 4], points)
+        faces = self._wanted(image.shape[:2], boxes, boxes_scores[rows, 4], points)
         n_found = int((pieces < n_needed).sum())
         is_whole = n_found == n_needed and len(faces) >= min(
             len(rows), self.options.max_faces or len(rows)
@@ -102,13 +140,13 @@ class Detector:
 
     def _wanted(
         self,
-        image: np.ndarray,
+        shape: tuple[int, int],
         boxes: np.ndarray,
         scores: np.ndarray,
         landmarks: np.ndarray | None,
     ) -> Faces:
         """Faces clipped to the frame, ordered, without those that the options leave out."""
-        height, width = image.shape[:2]
+        height, width = shape
         boxes = boxes.clip(0, np.tile([width, height], 2))
         sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
         order = np.argsort(-scores, kind="stable")
@@ -121,29 +159,41 @@ class Detector:
         )
 
 
-def _fit(
-    image: np.ndarray, size: int, fixed_input: tuple[int, int] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shrink and pad a frame for the network.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a frame is shrunk and padded for the network.
 
-    Returns the BGR canvas and the scale in x and y, canvas pixels per frame pixel, at most 1. A
-    network whose input is fixed to (width, height) gets exactly that canvas.
+    shape: (height, width) of the frame. inner, canvas: (width, height) that it is shrunk to, never
+    enlarged, and of the picture that it lies in, at the top left, on black.
     """
-    height, width = image.shape[:2]
-    scale = min(1.0, size / max(height, width))
-    if fixed_input is not None:
-        scale = min(scale, fixed_input[0] / width, fixed_input[1] / height)
-    if scale < 1:
+
+    shape: tuple[int, int]
+    inner: tuple[int, int]
+    canvas: tuple[int, int]
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], size: int, fixed_input: tuple[int, int] | None) -> "Fit":
+        """size: most pixels of the longer side. fixed_input: (width, height), of some networks."""
+        height, width = shape
+        scale = min(1.0, size / max(height, width))
+        if fixed_input is not None:
+            scale = min(scale, fixed_input[0] / width, fixed_input[1] / height)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR)
-    inner_height, inner_width = image.shape[:2]
-    canvas_width, canvas_height = fixed_input or (
-        -(-inner_width // STRIDE) * STRIDE,
-        -(-inner_height // STRIDE) * STRIDE,
-    )
-    canvas = np.zeros((canvas_height, canvas_width, 3), np.uint8)
-    canvas[:inner_height, :inner_width] = image[:, :, ::-1]
-    return canvas, np.array([inner_width / width, inner_height / height])
+        canvas = fixed_input or (-(-inner[0] // STRIDE) * STRIDE, -(-inner[1] // STRIDE) * STRIDE)
+        return cls((height, width), inner, canvas)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """In x and y, canvas pixels per frame pixel, at most 1."""
+        return np.array([self.inner[0] / self.shape[1], self.inner[1] / self.shape[0]])
+
+    def canvas_of(self, image: np.ndarray) -> np.ndarray:
+        """The frame, uint8 (H, W, 3) RGB, as the network sees it, in BGR."""
+        if self.inner != (self.shape[1], self.shape[0]):
+            image = cv2.resize(image, self.inner, interpolation=cv2.INTER_LINEAR)
+        canvas = np.zeros((self.canvas[1], self.canvas[0], 3), np.uint8)
+        canvas[: self.inner[1], : self.inner[0]] = image[:, :, ::-1]
+        return canvas
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +202,7 @@ class _Loaded:
     has_landmarks: bool
     device: str
     fixed_input: tuple[int, int] | None = None  # width, height
+    scrfd: "SCRFD | None" = None
 
 
 def is_yunet(path: Path) -> bool:
@@ -190,6 +241,30 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
         return boxes_scores, found[:, 4:14].reshape(-1, 5, 2)
 
     return _Loaded(run, has_landmarks=True, device="cpu")
+
+
+def _load_torch(path: Path, threshold: float, device: str) -> _Loaded | None:
+    """SCRFD on a GPU; None elsewhere, and where PyTorch cannot run the file."""
+    if device.partition(":")[0] not in BY_TORCH:
+        return None
+    import torch
+
+    from vafer.scrfd import SCRFD
+
+    try:
+        scrfd = SCRFD(path, device)
+    except ModelError:
+        return None
+
+    def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        frame = torch.from_numpy(np.ascontiguousarray(canvas[:, :, ::-1])).to(device)
+        shape = canvas.shape[:2]
+        [(boxes, points)] = scrfd.detect(
+            frame[None], shape, shape, threshold=threshold, iou=NMS_IOU
+        )
+        return boxes.numpy(), None if points is None else points.numpy()
+
+    return _Loaded(run, scrfd.has_landmarks, device, scrfd=scrfd)
 
 
 def _load_insightface(path: Path, threshold: float, device: str, n_threads: int) -> _Loaded:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from vafer.crops import CropSpec, Patch, cut, warp
 from vafer.errors import ModelError
-from vafer.faces import Detector
+from vafer.faces import Detector, Faces
 from vafer.model import Model
 from vafer.search import Search
 from vafer.table import FrameResult
@@ -29,21 +30,42 @@ class Walk:
     """The faces of one recording, frame by frame, without their values."""
 
     def __init__(self, detector: Detector, crop: CropSpec, *, searches: bool) -> None:
-        self._crop = crop
+        self.crop = crop
         self._search = Search(detector, is_on=searches)
         self._cuts, self._tracker = CutDetector(), Tracker()
 
+    def take(self, frame: Frame) -> Iterator[tuple[FrameResult, list[Patch]]]:
+        """Take in the next frame; yields what `step` gives, of this frame or of earlier ones."""
+        yield self.step(frame)
+
+    def rest(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
+        """The frames that were taken in and are still to come, after the last."""
+        yield from ()
+
     def step(self, frame: Frame) -> tuple[FrameResult, list[Patch]]:
         """The next frame's faces, and what their crops need of it; the frame itself can go."""
-        time_s = frame.index / PICTURES_PER_SECOND if frame.time_s is None else frame.time_s
-        is_cut = self._cuts.update(frame.image)
-        faces, source = self._search.find(frame.image, time_s=time_s, is_cut=is_cut)
-        ids = self._tracker.update(faces.boxes, faces.scores, time_s=time_s, is_cut=is_cut)
+        is_cut = self.is_cut(frame.image)
+        faces, source = self._search.find(frame.image, time_s=_time_of(frame), is_cut=is_cut)
+        result, maps = self.link(frame, faces, source, is_cut=is_cut)
+        return result, [cut(frame.image, matrix, self.crop.size) for matrix in maps]
+
+    def is_cut(self, image: np.ndarray) -> bool:
+        """Whether the next frame starts a shot; asked for each frame once, in order."""
+        return self._cuts.update(image)
+
+    def link(
+        self, frame: Frame, faces: Faces, source: str, *, is_cut: bool
+    ) -> tuple[FrameResult, np.ndarray]:
+        """The next frame's faces with their tracks, and the maps into their crops (N, 2, 3)."""
+        ids = self._tracker.update(faces.boxes, faces.scores, time_s=_time_of(frame), is_cut=is_cut)
         result = FrameResult(frame.index, frame.pts, frame.time_s, faces, ids, NO_VALUES, source)
         if not len(faces):
-            return result, []
-        maps = self._crop.matrices(faces.boxes, faces.landmarks)
-        return result, [cut(frame.image, matrix, self._crop.size) for matrix in maps]
+            return result, np.empty((0, 2, 3))
+        return result, self.crop.matrices(faces.boxes, faces.landmarks)
+
+
+def _time_of(frame: Frame) -> float:
+    return frame.index / PICTURES_PER_SECOND if frame.time_s is None else frame.time_s
 
 
 class Batches(Generic[Owner, Item]):
@@ -51,7 +73,8 @@ class Batches(Generic[Owner, Item]):
     the order in which they came, frames with their values.
 
     Every batch has the same size, the last one filled up with black, so that a face's values do not
-    depend, to the last bit, on which others came with it. `owner` is what an item belongs to.
+    depend, to the last bit, on which others came with it; where a GPU's memory does not suffice,
+    half of it from then on. `owner` is what an item belongs to.
     """
 
     def __init__(self, model: Model, size: int) -> None:
@@ -89,11 +112,20 @@ class Batches(Generic[Owner, Item]):
 
     def _predict(self) -> None:
         n = min(self._size, len(self._patches))
-        batch = [self._patches.popleft() for _ in range(n)]
+        batch = list(islice(self._patches, n))
         size = self._model.card.crop.size
-        crops = torch.zeros((self._size, 3, size, size), device=self._model.device)
-        crops[:n] = warp(batch, size, self._model.device)
-        self._values += list(self._model.predict(crops)[:n].numpy())
+        try:
+            crops = torch.zeros((self._size, 3, size, size), device=self._model.device)
+            crops[:n] = warp(batch, size, self._model.device)
+            values = self._model.predict(crops)[:n].numpy()
+        except torch.OutOfMemoryError:
+            if self._size == 1:
+                raise
+            self._size //= 2
+            return
+        for _ in range(n):
+            self._patches.popleft()
+        self._values += list(values)
 
 
 class Pipeline:

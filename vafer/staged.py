@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import cv2
 import torch
 
+from vafer.batcher import FRAMES_AT_ONCE, Batcher, WalkAhead
 from vafer.crops import Patch
 from vafer.errors import VideoError, display_path
 from vafer.faces import Detector
@@ -64,7 +66,11 @@ Events = Generator[tuple[Source, Event], None, None]
 
 @dataclass(frozen=True)
 class Stages:
-    """What the stages are made of. make_detector: one for each lane, by its number of threads."""
+    """What the stages are made of.
+
+    make_detector: one for each lane, by its number of threads. batched: one for all of them in its
+    place, see `vafer.batcher`.
+    """
 
     make_detector: Callable[[int], Detector]
     model: Model
@@ -72,6 +78,7 @@ class Stages:
     searches: bool
     sampling: Sampling
     make_decoder: Callable[[int], DecoderProcess]
+    batched: Detector | None = None
 
 
 def run_staged(stages: Stages, sources: list[Source], n_lanes: int) -> Events:
@@ -103,6 +110,7 @@ class _Run:
         self._done: queue.Queue[tuple[Source, Event] | BaseException | None]
         self._done = queue.Queue(FRAMES_IN_QUEUE)
         self._n_lanes = n_lanes
+        self._batcher = Batcher(stages.batched, self._is_over) if stages.batched else None
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for name, work in [
@@ -112,6 +120,8 @@ class _Run:
         ]
         for thread in self._threads:
             thread.start()
+        if self._batcher:
+            self._threads.append(self._batcher.thread)
 
     def events(self) -> Iterator[tuple[Source, Event]]:
         while True:
@@ -136,7 +146,7 @@ class _Run:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except _OverError:
+        except (_OverError, CancelledError):
             pass
         except BaseException as error:  # to be raised where the events are taken
             with suppress(_OverError):
@@ -174,7 +184,7 @@ class _Run:
         self._put(self._done, None)
 
     def _lane(self) -> None:
-        detector = self._stages.make_detector(self._n_threads)
+        detector = None if self._batcher else self._stages.make_detector(self._n_threads)
         decoder = self._new_decoder()
         try:
             while (source := self._next()) is not None:
@@ -215,14 +225,22 @@ class _Run:
             return None
 
     def _walk(
-        self, source: Source, decoder: DecoderProcess, detector: Detector, *, is_retry: bool
+        self, source: Source, decoder: DecoderProcess, detector: Detector | None, *, is_retry: bool
     ) -> None:
         crop = self._stages.model.card.crop
-        walk = Walk(detector, crop, searches=self._stages.searches)
+        if detector is None:
+            assert self._batcher is not None
+            n_ahead = max(1, 2 * FRAMES_AT_ONCE // self._n_lanes)
+            walk: Walk = WalkAhead(self._batcher, crop, n_ahead)
+        else:
+            walk = Walk(detector, crop, searches=self._stages.searches)
         for item in decoder.decode(source.path, self._stages.sampling, is_retry=is_retry):
             if isinstance(item, Frame):
-                self._tell(source, *walk.step(item))
+                for result, patches in walk.take(item):
+                    self._tell(source, result, patches)
             else:
+                for result, patches in walk.rest():
+                    self._tell(source, result, patches)
                 self._tell(source, item)
 
     def _tell(self, source: Source, event: Event, patches: list[Patch] | None = None) -> None:

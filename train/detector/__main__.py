@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import torch
 
 from train.detector.material import load_material
@@ -25,9 +26,11 @@ def main() -> int:
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="ONNX detector with landmarks")
+    parser.add_argument("--scenery", type=Path, help="folder of pictures without a face")
     parser.add_argument("--out", type=Path, default=Path("runs/detector"))
     parser.add_argument("--cache", type=Path, help="of the labels; the run folder by default")
     parser.add_argument("--steps", type=int, default=DetectorConfig().steps)
+    parser.add_argument("--scale", type=int, default=DetectorConfig().scale, help="of the batches")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
     arguments = parser.parse_args()
@@ -38,20 +41,25 @@ def main() -> int:
         print(f"{time.monotonic() - started:.0f} s: {text}", file=sys.stderr, flush=True)
 
     torch.set_flush_denormal(True)
+    cv2.setNumThreads(1)  # the processes that make scenes inherit it, and share the cores already
     try:
         with own_folder(arguments.out):
             material = load_material(
                 arguments.faces,
                 arguments.videos,
                 arguments.teacher,
+                arguments.scenery,
                 arguments.cache or arguments.out,
                 tell,
             )
-            tell(f"{len(material.portraits)} portraits, {len(material.frames)} frames")
+            tell(
+                f"{len(material.portraits)} portraits, {len(material.frames)} frames, "
+                f"{len(material.scenery)} pictures without a face"
+            )
             path = train_detector(
                 material,
                 arguments.out,
-                DetectorConfig(steps=arguments.steps),
+                DetectorConfig(steps=arguments.steps, scale=arguments.scale),
                 device=arguments.device,
                 workers=arguments.workers,
                 on_progress=tell,

@@ -3,6 +3,8 @@
 A free detector (YuNet, Apache-2.0) says where; nobody drew these boxes by hand.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +41,8 @@ SCENERY = (
     "hubble_deep_field.jpg", "ihc.png", "microaneurysms.png", "page.png", "retina.jpg",
     "rocket.jpg", "text.png",
 )  # fmt: skip
+PICTURES = (".jpg", ".jpeg", ".png")
+LEAST_SCENERY, SCENERY_SIDE = 48, 288  # shorter side that a picture must have, longer side it gets
 MOST_FRAMES = 60  # of a recording, so that none outweighs the others
 LONGEST = 800  # longer side that frames are kept at
 LFW_FOLDS = 5  # of which the first is held out everywhere
@@ -72,12 +76,18 @@ class Material:
 
 
 def load_material(
-    faces: Path, videos: Path, teacher: Path, cache: Path, on_progress: Callable[[str], None]
+    faces: Path,
+    videos: Path,
+    teacher: Path,
+    scenery: Path | None,
+    cache: Path,
+    on_progress: Callable[[str], None],
 ) -> Material:
     """Label everything, once; kept in `cache`. Raises UsageError where something is missing.
 
     faces: folder of fer2013.parquet and lfw_expressions.parquet, whose test parts are left out.
-    videos: folder of recordings. teacher: ONNX detector with landmarks.
+    videos: folder of recordings. teacher: ONNX detector with landmarks. scenery: folder of pictures
+    without a face; those in which the teacher is sure of one are left out.
     """
     detector = Detector(teacher, DetectorOptions(threshold=DOUBTFUL, size=LONGEST))
     sources = [s for s in find_sources([videos]) if s.path.name not in HELD_OUT]
@@ -97,13 +107,55 @@ def load_material(
         of_source = labelled(source.path.name, partial(_frames, source.path, detector))
         frames += of_source[:: -(-len(of_source) // MOST_FRAMES)]
     portraits = labelled("portraits", partial(_portraits, faces, detector))
-    return Material(portraits, frames, [_without_face(name) for name in SCENERY])
+    more = []
+    if scenery is not None:
+        found = labelled(f"scenery-{_digest(scenery)}", partial(_scenery, scenery, detector))
+        more = [picture for picture in found if not picture.sure.any()]
+    empty = [_without_face(file) for file in (*map(_shipped, SCENERY), *(m.file for m in more))]
+    return Material(portraits, frames, empty)
 
 
-def _without_face(name: str) -> Labelled:
-    picture = (Path(skimage.__file__).parent / "data" / name).read_bytes()
+def _shipped(name: str) -> bytes:
+    return (Path(skimage.__file__).parent / "data" / name).read_bytes()
+
+
+def _without_face(file: bytes) -> Labelled:
     nothing = np.empty((0, 4), np.float32)
-    return Labelled(picture, nothing, nothing.reshape(0, 5, 2), np.empty(0, bool))
+    return Labelled(file, nothing, nothing.reshape(0, 5, 2), np.empty(0, bool))
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES)
+    if not files:
+        raise UsageError(
+            f"{folder} has no pictures: expected files ending in {', '.join(PICTURES)}"
+        )
+    return files
+
+
+def _digest(folder: Path) -> str:
+    """Of a folder's pictures, by their names and sizes."""
+    told = [(str(f.relative_to(folder)), f.stat().st_size) for f in _pictures_in(folder)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+
+
+def _scenery(folder: Path, detector: Detector) -> Iterator[Labelled]:
+    for path in _pictures_in(folder):
+        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if picture is None or picture.dtype != np.uint8 or min(picture.shape[:2]) < LEAST_SCENERY:
+            continue
+        if picture.ndim == 2:
+            picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+        if picture.shape[2] == 4:  # on a grey of its own
+            grey = 255 * np.random.default_rng(len(path.name)).random()
+            alpha = picture[..., 3:] / np.float32(255)
+            picture = (alpha * picture[..., :3] + (1 - alpha) * grey).astype(np.uint8)
+        scale = min(1.0, SCENERY_SIDE / max(picture.shape[:2]))
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        found = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
+        assert found.landmarks is not None
+        _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        yield Labelled(jpeg.tobytes(), found.boxes, found.landmarks, found.scores >= SURE)
 
 
 def _read(path: Path) -> list[Labelled]:

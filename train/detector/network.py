@@ -15,8 +15,8 @@ STRIDES = (8, 16, 32)
 SIZES = ((16, 32), (64, 128), (256, 512))  # pixels of a face, per stride and anchor
 N_ANCHORS = 2
 N_POINTS = 5
-WIDTHS = (16, 32, 64, 128, 128)  # channels at strides 2, 4, 8, 16, 32
-N_NECK = 64
+WIDTHS = (16, 48, 96, 160, 160)  # channels at strides 2, 4, 8, 16, 32
+N_NECK = 80
 PRIOR = 0.01  # score that every cell starts with
 SHIFT = 0.8  # of the exported logits, downwards: what the network scores 0.69 is 0.5 then, where
 # few textures are faces to it, and large faces are still found (its card has figures)

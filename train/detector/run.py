@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +32,10 @@ LOG_EVERY, KEEP_EVERY = 50, 250
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """A training: `steps` batches of about a million pixels, AdamW, warm-up and cosine."""
+    """A training: `steps` batches of about `scale` million pixels, AdamW, warm-up and cosine."""
 
     steps: int = 20_000
+    scale: int = 1
     lr: float = 3e-3
     weight_decay: float = 0.01
     warmup: int = 200
@@ -42,8 +43,7 @@ class DetectorConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Scenes of one size, uint8 (N, H, W, 3), and what M anchors should say of them.
 
     cells (M, 4). kinds (N, M). boxes (N, M, 4), points (N, M, 10). See `train.detector.targets`.
@@ -67,9 +67,13 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.config.seed, step])
-        height, width, n, _ = SHAPES[rng.choice(len(SHAPES), p=[share for *_, share in SHAPES])]
+        height, width, n_scenes, _ = SHAPES[
+            rng.choice(len(SHAPES), p=[share for *_, share in SHAPES])
+        ]
         cells = centres(height, width)
-        scenes = [self.composer.scene(rng, height, width) for _ in range(n)]
+        scenes = [
+            self.composer.scene(rng, height, width) for _ in range(n_scenes * self.config.scale)
+        ]
         kinds, boxes, points = [], [], []
         for scene in scenes:
             kind, owner = assign(scene, cells.numpy())
@@ -116,31 +120,30 @@ def train_detector(
         start = state["step"]
         _forget_after(start, out / "log.jsonl")
         on_progress(f"going on after step {start}")
-    began, sums = time.perf_counter(), dict.fromkeys(("score", "box", "points"), 0.0)
+    began, sums = time.perf_counter(), dict[str, torch.Tensor]()
     for step, batch in enumerate(_ahead(Batches(material, config), start, workers), start + 1):
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(
                 step / config.warmup, 0.5 * (1 + math.cos(math.pi * step / config.steps))
             )
-        pictures = batch.pictures.to(device).permute(0, 3, 1, 2).float()
-        found = net(((pictures - 127.5) / 128).contiguous(memory_format=torch.channels_last))
-        losses = detection_loss(
-            found, *(t.to(device) for t in (batch.cells, batch.kinds, batch.boxes, batch.points))
-        )
+        batch = Batch(*(part.to(device, non_blocking=True) for part in batch))
+        pictures = batch.pictures.permute(0, 3, 1, 2).float()
+        pictures = ((pictures - 127.5) / 128).contiguous(memory_format=torch.channels_last)
+        losses = detection_loss(net(pictures), batch.cells, batch.kinds, batch.boxes, batch.points)
         optimiser.zero_grad()
         torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
         optimiser.step()
         average.update_parameters(net)
         for name, value in losses.items():
-            sums[name] += value.item() / LOG_EVERY
+            sums[name] = sums.get(name, 0) + value.detach()
         if step % LOG_EVERY == 0:
             rate = (step - start) / (time.perf_counter() - began)
-            entry = {"step": step, **{k: round(v, 4) for k, v in sums.items()}}
+            entry = {"step": step, **{k: round(v.item() / LOG_EVERY, 4) for k, v in sums.items()}}
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             on_progress(f"{entry}, {rate:.2f} steps/s")
-            sums = dict.fromkeys(sums, 0.0)
+            sums.clear()
         if step % KEEP_EVERY == 0 or step == config.steps:
             state = {
                 "net": net.state_dict(),
@@ -177,4 +180,5 @@ def _ahead(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
         sampler=range(start, len(batches)),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )

@@ -18,9 +18,11 @@ LEAST_SIDE = 9.0  # a smaller one is neither asked for nor forbidden
 TURN = math.radians(30)
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
-MOSAICS = 0.4  # share of scenes that are pictures side by side, so that no face has a pasted edge
+MOSAICS = 0.35  # share of scenes that are pictures side by side, so that no face has a pasted edge
 MOST_IN_A_ROW = 7
-FROM_FRAMES = 0.5  # share of scenes that begin with a frame of a recording
+FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
+LARGE = 48.0  # pixels of a face in a picture that shows hair and shoulders too, and colours
+FROM_LARGE = 0.5  # share of faces
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
 SKIN_LIGHT, SKIN_DARK = (255.0, 215.0, 190.0), (25.0, 12.0, 8.0)
@@ -45,23 +47,24 @@ class Composer:
     def __init__(self, material: Material) -> None:
         self.material = material
         self._empty = [f for f in material.frames if not len(f.boxes)] + material.scenery
+        self._large = [p for p in material.portraits if np.diff(p.boxes[0, ::2]) > LARGE]
 
     def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
         """One scene of this size."""
         made = _Scene(rng, height, width)
-        frames = self.material.frames
+        frames, kind = self.material.frames, rng.random()
         if rng.random() < MOSAICS:
             made.canvas = background(rng, height, width)
-            made.lay_side_by_side(lambda: self._portrait(rng))
+            made.lay_side_by_side(lambda: self._portrait(rng), lambda: self._nothing(rng))
             return made.finished()
-        if frames and rng.random() < FROM_FRAMES:
+        if frames and kind < FROM_FRAMES:
             made.begin_with_frame(frames[rng.integers(len(frames))])
-        elif self._empty and rng.random() < 0.5:
+        elif self._empty and kind < FROM_FRAMES + FROM_SCENERY:
             made.begin_with_frame(self._empty[rng.integers(len(self._empty))])
         else:
             made.canvas = background(rng, height, width)
         for _ in range(rng.integers(5) if rng.random() < 0.4 else 0):
-            made.paste_none(self._portrait(rng))
+            made.paste_none(self._portrait(rng), self._nothing(rng))
         n_faces = rng.choice(N_PASTED, p=PASTED_SHARES)
         for _ in range(n_faces):
             most = 0.95 * min(height, width) / math.sqrt(n_faces)
@@ -69,7 +72,16 @@ class Composer:
         return made.finished()
 
     def _portrait(self, rng: np.random.Generator) -> Labelled:
-        return self.material.portraits[rng.integers(len(self.material.portraits))]
+        chosen = (
+            self._large if self._large and rng.random() < FROM_LARGE else self.material.portraits
+        )
+        return chosen[rng.integers(len(chosen))]
+
+    def _nothing(self, rng: np.random.Generator) -> np.ndarray:
+        """A picture without a face, uint8 (H, W, 3)."""
+        if not self._empty:
+            return background(rng, 64, 64).astype(np.uint8)
+        return self._empty[rng.integers(len(self._empty))].picture()
 
 
 class _Scene:
@@ -103,15 +115,20 @@ class _Scene:
         for box, points, sure in zip(frame.boxes, frame.points, frame.sure, strict=True):
             self._add(box, points, matrix, sure=bool(sure))
 
-    def lay_side_by_side(self, next_portrait: Callable[[], Labelled]) -> None:
-        """Cells of one size, most of them filled by a picture of a face each."""
+    def lay_side_by_side(
+        self, next_portrait: Callable[[], Labelled], next_nothing: Callable[[], np.ndarray]
+    ) -> None:
+        """Cells of one size, most of them filled by a picture of a face each, some by another."""
         rng = self.rng
         side = min(self.height, self.width) / math.exp(rng.uniform(0, math.log(MOST_IN_A_ROW)))
         size = max(16, round(side))
         for top in range(0, self.height, size):
             for left in range(0, self.width, size):
-                if rng.random() < 0.85:
+                kind = rng.random()
+                if kind < 0.75:
                     self._fill(next_portrait(), left, top, size)
+                elif kind < 0.9:
+                    self._fill_with_nothing(next_nothing(), left, top, size)
 
     def _fill(self, portrait: Labelled, left: int, top: int, size: int) -> None:
         """A picture, turned and zoomed a little, into a cell."""
@@ -134,6 +151,15 @@ class _Scene:
         self.canvas[top : top + height, left : left + width] = cell
         self._add(box, points, matrix, sure=True, within=(left, top, left + width, top + height))
 
+    def _fill_with_nothing(self, picture: np.ndarray, left: int, top: int, size: int) -> None:
+        """A picture without a face, any square of it, into a cell."""
+        side = int(min(picture.shape[:2]) * self.rng.uniform(0.5, 1))
+        room = np.array(picture.shape[:2]) - side
+        y, x = (self.rng.uniform(0, 1, 2) * room).astype(int)
+        square = cv2.resize(picture[y : y + side, x : x + side], (size, size))
+        height, width = min(size, self.height - top), min(size, self.width - left)
+        self.canvas[top : top + height, left : left + width] = square[:height, :width]
+
     def paste_face(self, portrait: Labelled, size: float) -> None:
         """A face of `size` pixels, unless it would hide another."""
         rng = self.rng
@@ -153,16 +179,18 @@ class _Scene:
         self._blend(picture, _mask(picture, box, rng), matrix)
         self._add(box, points, matrix, sure=True)
 
-    def paste_none(self, portrait: Labelled) -> None:
-        """What is made of a face and is none: its pieces in another order, a part, a blank head."""
+    def paste_none(self, portrait: Labelled, nothing: np.ndarray) -> None:
+        """What is no face: one's pieces in another order, a part, a blank head, another thing."""
         rng, picture = self.rng, _tinted(portrait.picture(), self.rng)
-        kind = rng.integers(4)
+        kind = rng.integers(6)
         if kind == 0:
             picture = _shuffled(picture, rng)
         elif kind == 1:
             picture = _part(picture, portrait.points[0], rng)
         elif kind == 2:
             picture = _blank(picture, portrait.boxes[0])
+        elif kind < 5:
+            picture = nothing
         else:
             picture = background(rng, 64, 64)
         height, width = picture.shape[:2]

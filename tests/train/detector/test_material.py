@@ -27,7 +27,7 @@ def folders(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def test_material_is_labelled_once(folders: tuple[Path, Path], yunet: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    material = load_material(*folders, yunet, tmp_path, told.append)
+    material = load_material(*folders, yunet, None, tmp_path, told.append)
     assert any("sample.mp4" in text for text in told)
     assert not any(name in text for text in told for name in HELD_OUT)
     lfw = pl.read_parquet(folders[0] / "lfw_expressions.parquet")
@@ -45,7 +45,7 @@ def test_material_is_labelled_once(folders: tuple[Path, Path], yunet: Path, tmp_
 
     assert all(not len(s.boxes) and s.picture().ndim == 3 for s in material.scenery)
 
-    again = load_material(*folders, yunet, tmp_path, told.append)
+    again = load_material(*folders, yunet, None, tmp_path, told.append)
     assert sum("sample.mp4" in text for text in told) == 1
     assert [f.file for f in again.frames] == [f.file for f in material.frames]
     assert all(
@@ -59,4 +59,4 @@ def test_a_folder_with_nothing_to_train_on_is_refused(
 ) -> None:
     (tmp_path / "turning_head.mp4").write_bytes(b"")
     with pytest.raises(UsageError, match="no recordings to train on"):
-        load_material(folders[0], tmp_path, yunet, tmp_path, print)
+        load_material(folders[0], tmp_path, yunet, None, tmp_path, print)

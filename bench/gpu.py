@@ -1,0 +1,175 @@
+"""Annotation on a GPU: frames a second from file to table, and what its stages do alone.
+
+    python bench/gpu.py VIDEO DETECTOR.onnx [--copies 16] [--device cuda] [--json FILE]
+
+VIDEO is annotated --copies times at once, as so many recordings (1,280 × 720 pixels and one face is
+what the figures in docs/performance.md are of). Printed are the rate, that of decoding alone by as
+many processes, and their ratio; the detector by PyTorch in batches against insightface frame by
+frame on the CPU, with how far their boxes are apart; and predictions in float32, bfloat16 and
+float16, with how far their values are apart.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import vafer
+from vafer.crops import cut, warp
+from vafer.faces import Detector
+from vafer.model import load_model
+from vafer.options import BATCH_SIZE, Sampling
+from vafer.probe import probe
+from vafer.staged import available_cores
+from vafer.store import find_model
+from vafer.video import Frame, VideoReader
+from vafer.workers import DecoderProcess
+
+N_FRAMES = 128  # in memory
+BATCHES = (1, 4, 16, 32)
+REPEATS = 3
+
+
+def copies(video: Path, n: int, folder: Path) -> list[Path]:
+    paths = [folder / f"{i:02d}{video.suffix}" for i in range(n)]
+    for path in paths:
+        path.symlink_to(video.resolve())
+    return paths
+
+
+def annotated(videos: list[Path], detector: Path, device: str) -> float:
+    """Frames a second from file to table, loading left out, starting processes not."""
+    results = vafer.annotate(
+        videos, detector=detector, device=device, detect="full", workers=len(videos)
+    )
+    assert (results.videos["status"] == "done").all()
+    return results.n_frames / results.elapsed_s
+
+
+def decoded(videos: list[Path]) -> float:
+    """Frames a second out of decoder processes, one for each recording."""
+    counts: list[int] = []
+    n_threads = max(1, available_cores() // len(videos))
+
+    def work(video: Path) -> None:
+        process = DecoderProcess(n_threads=n_threads)
+        try:
+            items = process.decode(video, Sampling(), is_retry=False)
+            counts.append(sum(isinstance(item, Frame) for item in items))
+        finally:
+            process.close()
+
+    threads = [threading.Thread(target=work, args=(video,)) for video in videos]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - started)
+
+
+def rate(work: Callable[[], object], n: int, device: str) -> float:
+    """Frames or faces a second, median of three."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return n / (time.perf_counter() - started)
+
+    once()
+    return statistics.median(once() for _ in range(REPEATS))
+
+
+def detection(frames: list[np.ndarray], path: Path, device: str) -> dict[str, float]:
+    batched, alone = Detector(path, device=device), Detector(path)
+    on_device = torch.from_numpy(np.stack(frames)).to(device)
+    found: dict[str, float] = {"insightface on the CPU, frames/s": rate(
+        lambda: [alone.detect(frame) for frame in frames[:32]], 32, "cpu"
+    )}  # fmt: skip
+    for size in BATCHES:
+        found[f"batches of {size}, frames/s"] = rate(
+            lambda size=size: [batched.detect_many(part) for part in on_device.split(size)],
+            len(frames),
+            device,
+        )
+    apart = []
+    for own, expected in zip(
+        batched.detect_many(on_device), map(alone.detect, frames), strict=True
+    ):
+        assert len(own) == len(expected), "another number of faces"
+        apart += [*np.abs(own.boxes - expected.boxes).ravel()]
+    found["boxes apart, largest, pixels of the frame"] = float(np.max(apart))
+    found["boxes apart, median"] = float(np.median(apart))
+    return found
+
+
+def prediction(frames: list[np.ndarray], path: Path, device: str) -> dict[str, float]:
+    model, detector = load_model(find_model(None), device=device), Detector(path)
+    patches = []
+    for frame in frames:
+        faces = detector.detect(frame)
+        maps = model.card.crop.matrices(faces.boxes, faces.landmarks) if len(faces) else []
+        patches += [cut(frame, matrix, model.card.crop.size) for matrix in maps]
+    patches = (patches * (BATCH_SIZE // max(1, len(patches)) + 1))[:BATCH_SIZE]
+    crops = warp(patches, model.card.crop.size, device)
+    expected = model.predict(crops)
+    found = {
+        "sampling of crops, faces/s": rate(
+            lambda: warp(patches, model.card.crop.size, device), len(patches), device
+        ),
+        "float32, faces/s": rate(lambda: model.predict(crops), len(patches), device),
+    }
+    for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float16, "float16")):
+        with torch.autocast(device.partition(":")[0], dtype):
+            found[f"{name}, faces/s"] = rate(lambda: model.predict(crops), len(patches), device)
+            apart = (model.predict(crops) - expected).abs().max()
+        found[f"{name}, values apart, largest"] = float(apart)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", type=Path)
+    parser.add_argument("detector", type=Path)
+    parser.add_argument("--copies", type=int, default=available_cores())
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    info = probe(arguments.video)
+    reader = VideoReader(info, sampling=Sampling(every=4))
+    frames = [frame.image for frame in reader][:N_FRAMES]
+
+    figures: dict[str, float] = {}
+
+    def tell(found: dict[str, float]) -> None:
+        figures.update(found)
+        for name, value in found.items():
+            print(f"{name}: {value:,.4g}", flush=True)
+
+    print(f"{info.width} × {info.height}, {available_cores()} cores, {arguments.device}")
+    tell(detection(frames, arguments.detector, arguments.device))
+    tell(prediction(frames, arguments.detector, arguments.device))
+    with tempfile.TemporaryDirectory() as folder:
+        videos = copies(arguments.video, arguments.copies, Path(folder))
+        whole, decoding = [], []
+        for _ in range(REPEATS):
+            decoding.append(decoded(videos))
+            whole.append(annotated(videos, arguments.detector, arguments.device))
+        shares = [w / d for w, d in zip(whole, decoding, strict=True)]
+        names = ("decoding alone, frames/s", "annotation, frames/s", "share of decoding")
+        tell(dict(zip(names, map(statistics.median, (decoding, whole, shares)), strict=True)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""ONNX graphs of convolutional detectors run by PyTorch, so that a GPU needs no second runtime.
+
+Only the operators that exports of SCRFD (insightface's packs and ours) are made of; a graph with
+any other is refused when it is loaded, not when it runs.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vafer.errors import ModelError
+
+Operator = Callable[..., torch.Tensor]
+
+
+class Graph:
+    """The graph of an ONNX file on a device: calling it with its one input gives its outputs.
+
+    Tensors of whole numbers (shapes and what is computed of them) stay on the CPU, so that nothing
+    waits for the device. Raises ModelError when the file is none, or has operators that are not
+    known here.
+    """
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        import onnx
+        from onnx import numpy_helper
+
+        try:
+            graph = onnx.load_model(str(path)).graph
+        except Exception as error:  # protobuf's own, among others
+            raise ModelError(f"{path} cannot be read as an ONNX file: {error}") from error
+        self._constants = {
+            tensor.name: _on(device, numpy_helper.to_array(tensor)) for tensor in graph.initializer
+        }
+        inputs = [i for i in graph.input if i.name not in self._constants]
+        if len(inputs) != 1:
+            raise ModelError(f"{path} has {len(inputs)} inputs: expected one")
+        self._input = inputs[0].name
+        sides = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim[2:]]
+        if any(sides):
+            raise ModelError(f"{path} takes pictures of {sides} pixels alone: expected any size")
+        self.outputs = [output.name for output in graph.output]
+        self._steps: list[tuple[Operator, dict[str, Any], list[str], str]] = []
+        for node in graph.node:
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if node.op_type == "Constant":
+                value = numpy_helper.to_array(attributes["value"])
+                self._constants[node.output[0]] = _on(device, value)
+                continue
+            operator = OPERATORS.get(node.op_type)
+            if operator is None or len(node.output) != 1:
+                raise ModelError(
+                    f"{path} has the operator {node.op_type}, which is not among those that run on "
+                    f"this device: {', '.join(sorted(OPERATORS))}"
+                )
+            self._steps.append((operator, attributes, list(node.input), node.output[0]))
+        last = {name: i for i, (_, _, names, _) in enumerate(self._steps) for name in names}
+        self._over: list[list[str]] = [[] for _ in self._steps]  # what no later step needs
+        for name, i in last.items():
+            if name and name not in self._constants and name not in self.outputs:
+                self._over[i].append(name)
+
+    @torch.inference_mode()
+    def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
+        values = {**self._constants, self._input: x}
+        for (operator, attributes, names, output), over in zip(
+            self._steps, self._over, strict=True
+        ):
+            arguments = [values[name] if name else None for name in names]
+            values[output] = operator(*arguments, **attributes)
+            for name in over:
+                del values[name]
+        return [values[name] for name in self.outputs]
+
+
+def _on(device: torch.device | str, array: np.ndarray) -> torch.Tensor:
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.to(device) if tensor.is_floating_point() else tensor
+
+
+def _conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    group: int = 1,
+    **_: Any,
+) -> torch.Tensor:
+    x, padding = _padded(x, pads)
+    return F.conv2d(x, weight, bias, tuple(strides), padding, tuple(dilations), group)
+
+
+def _padded(
+    x: torch.Tensor, pads: Sequence[int], value: float = 0.0
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """ONNX's top, left, bottom, right: what a layer pads by itself, and x with the rest."""
+    top, left, bottom, right = pads
+    if (top, left) == (bottom, right):
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+def _max_pool(
+    x: torch.Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    ceil_mode: int = 0,
+    **_: Any,
+) -> torch.Tensor:
+    x, padding = _padded(x, pads, -torch.inf)
+    return F.max_pool2d(x, tuple(kernel_shape), tuple(strides), padding, ceil_mode=bool(ceil_mode))
+
+
+def _average_pool(
+    x: torch.Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    **_: Any,
+) -> torch.Tensor:
+    top, left, bottom, right = pads
+    if (top, left) != (bottom, right):
+        raise ModelError(f"AveragePool with pads {[*pads]}: expected the same on both sides")
+    return F.avg_pool2d(
+        x,
+        tuple(kernel_shape),
+        tuple(strides),
+        (top, left),
+        ceil_mode=bool(ceil_mode),
+        count_include_pad=bool(count_include_pad),
+    )
+
+
+def _resize(
+    x: torch.Tensor,
+    roi: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
+    sizes: torch.Tensor | None = None,
+    *,
+    mode: bytes = b"nearest",
+    coordinate_transformation_mode: bytes = b"half_pixel",
+    **_: Any,
+) -> torch.Tensor:
+    if sizes is not None and sizes.numel():
+        height, width = sizes.tolist()[2:]
+    elif scales is not None and scales.numel():
+        height, width = (
+            round(side * scale)
+            for side, scale in zip(x.shape[2:], scales.tolist()[2:], strict=True)
+        )
+    else:
+        raise ModelError("Resize without a size")
+    is_whole = height % x.shape[2] == 0 and width % x.shape[3] == 0
+    if mode != b"nearest" or not (is_whole or coordinate_transformation_mode == b"asymmetric"):
+        raise ModelError(f"Resize by {mode.decode()}: expected nearest, by a whole factor")
+    return F.interpolate(x, size=(height, width), mode="nearest")
+
+
+def _reshape(x: torch.Tensor, shape: torch.Tensor, *, allowzero: int = 0) -> torch.Tensor:
+    sides = shape.tolist()
+    if not allowzero:
+        sides = [x.shape[i] if side == 0 else side for i, side in enumerate(sides)]
+    return x.reshape(sides)
+
+
+def _slice(
+    x: torch.Tensor,
+    starts: torch.Tensor,
+    ends: torch.Tensor,
+    axes: torch.Tensor | None = None,
+    steps: torch.Tensor | None = None,
+) -> torch.Tensor:
+    along = axes.tolist() if axes is not None else range(len(starts))
+    by = steps.tolist() if steps is not None else [1] * len(starts)
+    for axis, start, end, step in zip(along, starts.tolist(), ends.tolist(), by, strict=True):
+        at = [slice(None)] * x.ndim
+        at[axis] = slice(start, end, step)
+        x = x[tuple(at)]
+    return x
+
+
+def _gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
+    found = x.index_select(axis, indices.reshape(-1).to(x.device))
+    return found.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+
+def _unsqueeze(
+    x: torch.Tensor, where: torch.Tensor | None = None, *, axes: Sequence[int] = ()
+) -> torch.Tensor:
+    for axis in sorted(axes if where is None else where.tolist()):  # an attribute until opset 13
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _clip(
+    x: torch.Tensor,
+    low: torch.Tensor | None = None,
+    high: torch.Tensor | None = None,
+    **attributes: Any,
+) -> torch.Tensor:
+    return x.clamp(
+        attributes.get("min") if low is None else low,
+        attributes.get("max") if high is None else high,
+    )
+
+
+def _cast(x: torch.Tensor, *, to: int, **_: Any) -> torch.Tensor:
+    dtype = {1: torch.float32, 6: torch.int32, 7: torch.int64}.get(to)
+    if dtype is None:
+        raise ModelError(f"Cast to the type {to} of ONNX: expected float32, int32 or int64")
+    return x.to(dtype)
+
+
+OPERATORS: dict[str, Operator] = {
+    "Add": lambda a, b: a + b,
+    "AveragePool": _average_pool,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": lambda *parts, axis: torch.cat(parts, dim=axis),
+    "Conv": _conv,
+    "Exp": torch.exp,
+    "Flatten": lambda x, axis=1: x.reshape(int(np.prod(x.shape[:axis])), -1),
+    "Gather": _gather,
+    "MaxPool": _max_pool,
+    "Mul": lambda a, b: a * b,
+    "Relu": torch.relu,
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Shape": lambda x: torch.tensor(x.shape),
+    "Sigmoid": torch.sigmoid,
+    "Slice": _slice,
+    "Sub": lambda a, b: a - b,
+    "Transpose": lambda x, perm: x.permute(tuple(perm)),
+    "Unsqueeze": _unsqueeze,
+}
