@@ -4,7 +4,8 @@
     python -m train.embed runs/detector/detector.onnx vafer-faces --metrics detector.json
 
 Writes into `vafer/weights/`. Models are stored in half precision. METRICS.json is what the benches
-print, `bench/model.py --json` and `bench/detector.py --json`.
+print, `bench/model.py --json` and `bench/detector.py --json`; a model keeps the scores of its
+training beside them.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
     target = folder / f"{name}{path.suffix}"
     if path.suffix == ".safetensors":
         model = load_model(path)
+        metrics = {**model.card.metrics, **metrics}
         card = replace(model.card, name=name, licence=LICENCE, metrics=metrics)
         save_model(target, model.net, card, dtype=torch.float16)
         return target

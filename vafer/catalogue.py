@@ -108,6 +108,9 @@ def detector_card(path: Path) -> dict[str, Any]:
     return card
 
 
+TOLD_FIRST = ("recall", "false_per_100")
+
+
 def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
     """One line a set: the CCC of valence and arousal where there is one, else its first numbers."""
     for name, found in metrics.items():
@@ -120,9 +123,9 @@ def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
             if any(ccc is not None for ccc in cccs):
                 yield f"CCC {' '.join(_ccc(ccc) for ccc in cccs)} {name}"
                 continue
-            numbers = [f"{key} {_number(v)}" for key, v in found.items() if _is_number(v)]
-            if numbers:
-                yield f"{name}: {', '.join(numbers[:2])}"
+            numbers = [key for key, v in found.items() if _is_number(v)]
+            if shown := sorted(numbers, key=lambda key: key not in TOLD_FIRST)[:2]:
+                yield f"{name}: {', '.join(f'{key} {_number(found[key])}' for key in shown)}"
         elif _is_number(found):
             yield f"{name} {_number(found)}"
 

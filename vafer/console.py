@@ -339,7 +339,10 @@ def _tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
     """What a card holds, a line each; numbers that belong together share one."""
     for key, value in values.items():
         name = _printable(str(key))
-        if not isinstance(value, Mapping):
+        if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+            yield f"{indent}{name}"
+            yield from (f"{indent}  {_row(row)}" for row in value)
+        elif not isinstance(value, Mapping):
             # An interval stands behind what it is of.
             if not key.endswith("_ci") or key.removesuffix("_ci") not in values:
                 yield f"{indent}{name}  {_leaf(value, values.get(f'{key}_ci'))}"
@@ -349,6 +352,13 @@ def _tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
         else:
             numbers = ", ".join(line.replace("  ", " ") for line in _tree(value, ""))
             yield f"{indent}{name}  {numbers}"
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    """One of a table's: words, then numbers, with their names, without what is not there."""
+    cells = [(key, value) for key, value in row.items() if value is not None]
+    cells.sort(key=lambda cell: not isinstance(cell[1], str))
+    return ", ".join(f"{_printable(key)} {_leaf(value)}".strip() for key, value in cells)
 
 
 def _leaf(value: object, interval: object = None) -> str:

@@ -18,7 +18,7 @@ from vafer.pulling import pull
 from vafer.remote import PACKS, PAIRS, Pack, Pair
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULT_MODEL = "faces-alexnet112"
+DEFAULT_MODEL = "vafer-alexnet112"
 DEFAULT_DETECTOR = "vafer-faces"
 
 Origin = Literal["embedded", "cached", "file"]

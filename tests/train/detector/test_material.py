@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -60,3 +61,24 @@ def test_a_folder_with_nothing_to_train_on_is_refused(
     (tmp_path / "turning_head.mp4").write_bytes(b"")
     with pytest.raises(UsageError, match="no recordings to train on"):
         load_material(folders[0], tmp_path, yunet, None, tmp_path, print)
+
+
+def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
+    folders: tuple[Path, Path], yunet: Path, shared: Path, tmp_path: Path
+) -> None:
+    scenery = tmp_path / "scenery"
+    (scenery / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 4), dtype=np.uint8)
+    cv2.imwrite(str(scenery / "deep" / "with_alpha.png"), noise)
+    cv2.imwrite(str(scenery / "grey.PNG"), noise[..., 0])
+    cv2.imwrite(str(scenery / "tiny.png"), noise[:20])
+    (scenery / "broken.jpg").write_bytes(b"no picture")
+    (scenery / "six.jpg").symlink_to(shared / "faces" / "six_faces.jpg")
+    without = load_material(*folders, yunet, None, tmp_path / "cache", print)
+    material = load_material(*folders, yunet, scenery, tmp_path / "cache", print)
+    added = material.scenery[len(without.scenery) :]
+    assert [one.picture().shape for one in added] == [(230, 288, 3)] * 2
+    assert not any(len(one.boxes) for one in added)
+
+    with pytest.raises(UsageError, match="has no pictures: expected files ending in"):
+        load_material(*folders, yunet, folders[0], tmp_path / "cache", print)
