@@ -169,3 +169,31 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(OutputError, match="cannot be written"):
         table.write_videos(tmp_path / "file" / "v.parquet", [])
+
+
+def test_a_writer_leaves_nothing_behind_whenever_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TableWriter(tmp_path / "a.parquet", RUN).abandon()
+    writer = TableWriter(tmp_path / "a.parquet", RUN).open()
+    assert list(tmp_path.iterdir())
+    writer.abandon()
+    assert not list(tmp_path.iterdir())
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    writer = TableWriter(tmp_path / "a.parquet", RUN).open()
+    writer.write(to_batch("v", [frame(0, 1)]))
+    with monkeypatch.context() as patch:
+        patch.setattr(table.pq.ParquetWriter, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.finish()
+    writer.abandon()
+    assert not list(tmp_path.iterdir())
+
+    writer = TableWriter(tmp_path / "a.parquet", RUN).open()
+    writer.write(to_batch("v", [frame(0, 1)]))
+    writer.finish()
+    writer.abandon()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

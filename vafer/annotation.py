@@ -341,7 +341,9 @@ class _Recording:
             case Opened():
                 self.row |= event.facts
                 self._n_expected = event.n_expected
-                self._writer = self._output.write_part(self._source.video).open()
+                # Known before it is opened, so that it is abandoned whenever a signal comes.
+                self._writer = self._output.write_part(self._source.video)
+                self._writer.open()
             case FrameResult():
                 self._add(event)
             case Ended():
@@ -385,8 +387,8 @@ class _Recording:
         }
         self._close("partial" if event.damage else "done", event.damage)
         self._writer.provenance["video"] = self.row
-        writer, self._writer = self._writer, None
-        writer.finish()
+        self._writer.finish()
+        self._writer = None
         self._output.done(self.row)
 
     def _close(self, status: str, error: str | None) -> None:

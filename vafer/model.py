@@ -83,7 +83,10 @@ class Model:
     """A network with all that is needed to use it: crop, card and device."""
 
     def __init__(self, net: AVNet, card: ModelCard, device: torch.device | str = "cpu") -> None:
-        self.net = net.to(device).eval().requires_grad_(False)
+        # Channels last: up to 1.5 times as fast on a CPU, and within a tenth of ONNX Runtime
+        # (bench/predict.py).
+        net = net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net.eval().requires_grad_(False)
         self.card = card
         self.device = torch.device(device)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -155,6 +155,8 @@ class TableWriter:
         self.path = path
         self.provenance = provenance
         self._temporary = _temporary(path)
+        self._file: IO[bytes] | None = None
+        self._writer: pq.ParquetWriter | None = None
         self._start_group()
 
     def open(self) -> "TableWriter":
@@ -185,6 +187,8 @@ class TableWriter:
         try:
             with output_errors(self.path):
                 self._flush()
+                assert self._writer is not None
+                assert self._file is not None
                 self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(self.provenance)})
                 self._writer.close()
                 self._file.close()
@@ -193,9 +197,10 @@ class TableWriter:
             self._clean_up()
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
-        with contextlib.suppress(OSError):
-            self._writer.close()
+        """Leave nothing behind, at whatever point; what is finished stays."""
+        with contextlib.suppress(OSError, ValueError):  # of a file that is closed already
+            if self._writer is not None:
+                self._writer.close()
         self._clean_up()
 
     def __enter__(self) -> "TableWriter":
@@ -214,7 +219,8 @@ class TableWriter:
 
     def _clean_up(self) -> None:
         with contextlib.suppress(OSError):
-            self._file.close()
+            if self._file is not None:
+                self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _start_group(self) -> None:
@@ -230,6 +236,7 @@ class TableWriter:
             self._group.close()
             rows = pa.ipc.open_stream(self._buffer.getvalue()).read_all().combine_chunks()
             self._start_group()
+            assert self._writer is not None
             self._writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
 
 
