@@ -18,8 +18,9 @@ N_POINTS = 5
 WIDTHS = (16, 48, 96, 160, 160)  # channels at strides 2, 4, 8, 16, 32
 N_NECK = 80
 PRIOR = 0.01  # score that every cell starts with
-SHIFT = 0.8  # of the exported logits, downwards: what the network scores 0.69 is 0.5 then, where
-# few textures are faces to it, and large faces are still found (its card has figures)
+# Of the exported logits, downwards, per stride and anchor: the network is far surer of large faces
+# than of small ones, and of what is none it is equally sure at any size (its card has figures).
+SHIFTS = ((0.8, 0.5), (1.7, 1.7), (1.7, 1.7))
 
 
 class Found(NamedTuple):
@@ -116,7 +117,10 @@ class SCRFDLayout(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         maps = self.net.maps(x)
-        scores = [(m.logits - SHIFT).sigmoid().reshape(-1, 1) for m in maps]
+        scores = [
+            (m.logits.reshape(-1, N_ANCHORS) - m.logits.new_tensor(shifts)).sigmoid().reshape(-1, 1)
+            for m, shifts in zip(maps, SHIFTS, strict=True)
+        ]
         boxes = [m.boxes.reshape(-1, 4) for m in maps]
         points = [m.points.reshape(-1, 2 * N_POINTS) for m in maps]
         return (*scores, *boxes, *points)

@@ -13,7 +13,7 @@ from tests.train.detector.test_scenes import frame, portrait
 from train.detector import run
 from train.detector.export import export
 from train.detector.material import Labelled, Material
-from train.detector.network import SHIFT, FaceNet, centres
+from train.detector.network import SHIFTS, SIZES, FaceNet, centres
 from train.detector.run import DetectorConfig, train_detector
 from train.detector.scenes import Composer
 
@@ -58,7 +58,9 @@ def test_insightface_reads_what_the_network_says(net: FaceNet, tmp_path: Path) -
     with torch.inference_mode():
         found = net(x)
     cells = centres(96, 160)
-    best = found.logits[0].argmax()
+    shift_of = dict(zip(sum(SIZES, ()), sum(SHIFTS, ()), strict=True))
+    shifted = found.logits[0] - torch.tensor([shift_of[int(size)] for size in cells[:, 3]])
+    best = shifted.argmax()
     at, stride = cells[best, :2], cells[best, 2]
     distances = found.boxes[0, best] * stride
     expected = torch.cat([at - distances[:2], at + distances[2:]])
@@ -66,7 +68,7 @@ def test_insightface_reads_what_the_network_says(net: FaceNet, tmp_path: Path) -
     assert len(boxes) > 1
     np.testing.assert_allclose(boxes[0, :4], expected, atol=0.05)
     np.testing.assert_allclose(points[0], offsets, atol=0.05)
-    np.testing.assert_allclose(boxes[0, 4], (found.logits[0, best] - SHIFT).sigmoid(), atol=1e-4)
+    np.testing.assert_allclose(boxes[0, 4], shifted[best].sigmoid(), atol=1e-4)
 
 
 def test_the_card_is_in_the_file(net: FaceNet, tmp_path: Path) -> None:
