@@ -1,21 +1,22 @@
 """Annotation on a GPU: frames a second from file to table, and what its stages do alone.
 
-    python bench/gpu.py VIDEO DETECTOR.onnx [--copies 16] [--device cuda] [--json FILE]
+    python bench/gpu.py VIDEO DETECTOR.onnx [--copies N] [--device cuda] [--json FILE]
 
-VIDEO is annotated --copies times at once, as so many recordings (1,280 × 720 pixels and one face is
-what the figures in docs/performance.md are of). Printed are the rate, that of decoding alone by as
-many processes, and their ratio; the detector by PyTorch in batches against insightface frame by
-frame on the CPU, with how far their boxes are apart; and predictions in float32, bfloat16 and
-float16, with how far their values are apart.
+VIDEO is annotated --copies times at once, as so many recordings, one a core without (the figures in
+docs/performance.md are of 1,280 × 720 pixels and one face). Printed are the rate, that of decoding
+alone by as many processes, and their ratio; the detector by PyTorch in batches against insightface
+frame by frame on the CPU, with how far their boxes are apart; and predictions in float32, bfloat16
+and float16, with how far their values are apart.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -55,24 +56,20 @@ def annotated(videos: list[Path], detector: Path, device: str) -> float:
 
 def decoded(videos: list[Path]) -> float:
     """Frames a second out of decoder processes, one for each recording."""
-    counts: list[int] = []
     n_threads = max(1, available_cores() // len(videos))
 
-    def work(video: Path) -> None:
+    def work(video: Path) -> int:
         process = DecoderProcess(n_threads=n_threads)
         try:
             items = process.decode(video, Sampling(), is_retry=False)
-            counts.append(sum(isinstance(item, Frame) for item in items))
+            return sum(isinstance(item, Frame) for item in items)
         finally:
             process.close()
 
-    threads = [threading.Thread(target=work, args=(video,)) for video in videos]
     started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - started)
+    with ThreadPoolExecutor(len(videos)) as threads:
+        n_frames = sum(threads.map(work, videos))
+    return n_frames / (time.perf_counter() - started)
 
 
 def rate(work: Callable[[], object], n: int, device: str) -> float:
@@ -146,7 +143,7 @@ def main() -> None:
     arguments = parser.parse_args()
     info = probe(arguments.video)
     reader = VideoReader(info, sampling=Sampling(every=4))
-    frames = [frame.image for frame in reader][:N_FRAMES]
+    frames = [frame.image for frame in islice(reader, N_FRAMES)]
 
     figures: dict[str, float] = {}
 
@@ -155,7 +152,9 @@ def main() -> None:
         for name, value in found.items():
             print(f"{name}: {value:,.4g}", flush=True)
 
-    print(f"{info.width} × {info.height}, {available_cores()} cores, {arguments.device}")
+    is_cuda = arguments.device.startswith("cuda")
+    name = torch.cuda.get_device_name(arguments.device) if is_cuda else arguments.device
+    print(f"{info.width} × {info.height}, {available_cores()} cores, {name}")
     tell(detection(frames, arguments.detector, arguments.device))
     tell(prediction(frames, arguments.detector, arguments.device))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """Faces of many lanes in batches: each gets its own, in order; memory that does not suffice."""
 
 import threading
+import weakref
 from concurrent.futures import CancelledError
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,9 +32,13 @@ class Counting:
 
     def __init__(self, most: int = 1000) -> None:
         self.most, self.sizes = most, list[int]()
+        self.tried = list[weakref.ref[torch.Tensor]]()
 
     def detect_many(self, frames: torch.Tensor) -> list[Faces]:
+        assert all(tried() is None for tried in self.tried), "a failed try still has its memory"
         if len(frames) > self.most:
+            held = frames.clone()
+            self.tried.append(weakref.ref(held))
             raise torch.OutOfMemoryError
         self.sizes.append(len(frames))
         values = frames[:, 0, 0, 0].float().numpy()
@@ -63,6 +68,24 @@ def test_memory_that_does_not_suffice_for_one_frame_is_an_error() -> None:
     for found in asked:
         with pytest.raises(torch.OutOfMemoryError):
             batcher.wait(found)
+    is_over.set()
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), TimeoutError("late")])
+def test_what_detection_raises_is_raised_where_it_is_waited_for(error: Exception) -> None:
+    class Broken(Counting):
+        def detect_many(self, frames: torch.Tensor) -> list[Faces]:
+            if frames[0, 0, 0, 0] == 1:
+                raise error
+            return super().detect_many(frames)[:-1]  # one too few
+
+    is_over = threading.Event()
+    batcher = Batcher(cast(Detector, Broken()), is_over)
+    with pytest.raises(type(error)):
+        batcher.wait(batcher.find(batcher.upload(frame(1))))
+    with pytest.raises(ValueError, match="shorter"):
+        batcher.wait(batcher.find(batcher.upload(frame(2))))
+    assert batcher.thread.is_alive()
     is_over.set()
 
 
@@ -101,10 +124,13 @@ def test_predictions_go_on_with_half_a_batch_where_memory_does_not_suffice() -> 
     assert sizes == [2] * 6
 
 
+@pytest.mark.parametrize("shift", [3.0, 60.0])  # well within the picture, over its edge
 @pytest.mark.parametrize("factor", [0.4, 1.0, 2.3, 5.0])
-def test_pieces_cut_on_a_device_equal_those_in_memory(factor: float) -> None:
+def test_pieces_cut_on_a_device_equal_those_in_memory(factor: float, shift: float) -> None:
     image = np.random.default_rng(0).integers(0, 256, (120, 170, 3), dtype=np.uint8)
-    matrix = np.array([[1 / factor, 0.1 / factor, -20 / factor], [-0.1 / factor, 1 / factor, 3.0]])
+    matrix = np.array(
+        [[1 / factor, 0.1 / factor, -20 / factor], [-0.1 / factor, 1 / factor, shift]]
+    )
     expected = cut(image, matrix, 24)
     found = cut_on_device(torch.from_numpy(image), matrix, 24)
     assert isinstance(found.pixels, torch.Tensor)
@@ -125,9 +151,47 @@ def test_a_run_in_batches_gives_the_table_of_a_run_frame_by_frame(
     }
     expected = vafer.annotate(tmp_path, **how).table
     monkeypatch.setattr(faces, "BY_TORCH", ("cpu",))
+    sizes: list[int] = []
+    real = Detector.detect_many
+
+    def spied(self: Detector, frames: torch.Tensor) -> list[Faces]:
+        sizes.append(len(frames))
+        return real(self, frames)
+
+    monkeypatch.setattr(Detector, "detect_many", spied)
     found = vafer.annotate(tmp_path, workers=3, **how).table
+    assert sum(sizes) == len(expected.unique(["video", "frame_index"]))
+    assert max(sizes) > 1
     keys = pl.col("video", "frame_index", "track_id", "face_source")
     assert found.select(keys).equals(expected.select(keys))
-    for column, within in (("x1", 0.5), ("y2", 0.5), ("det_score", 0.01), ("valence", 0.05)):
+    limits = {"x1": 0.5, "y1": 0.5, "x2": 0.5, "y2": 0.5, "det_score": 0.01, "valence": 0.05}
+    for column, within in {**limits, "arousal": 0.05}.items():
         apart = (found[column] - expected[column]).abs()
         assert apart.quantile(0.99) < within, (column, apart.max())
+
+
+def test_memory_that_a_frame_lacks_costs_its_recording(
+    sample: Path, shared: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mp4").symlink_to(sample)
+    (tmp_path / "b.mp4").symlink_to(shared / "videos" / "crowd_1080p.mp4")
+    real = Detector.detect_many
+
+    def small(self: Detector, frames: torch.Tensor) -> list[Faces]:
+        if frames.shape[1] == 1080:
+            raise torch.OutOfMemoryError
+        return real(self, frames)
+
+    monkeypatch.setattr(faces, "BY_TORCH", ("cpu",))
+    monkeypatch.setattr(Detector, "detect_many", small)
+    detector = shared / "models" / "scrfd_500m.onnx"
+    results = vafer.annotate(
+        tmp_path,
+        model=untrained,
+        detector=detector,
+        detect="full",
+        workers=2,
+        sampling=Sampling(every=10),
+    )
+    assert results.videos["status"].to_list() == ["done", "failed"]
+    assert "b.mp4: one of its frames does not fit into the memory" in results.videos["error"][1]

@@ -254,3 +254,13 @@ def test_short_scores() -> None:
     assert list(short_scores(metrics)) == [
         "CCC 0.50 – a", "b: recall 0.971, false faces 2", "n 7",
     ]  # fmt: skip
+
+
+def test_what_matters_of_a_detector_is_told_first() -> None:
+    metrics = {
+        "held out": {"faces": 337, "mean_iou": 0.87, "recall": 0.893},
+        "no_face.mp4": {"pictures": 95, "false_per_100": 1.05},
+    }
+    assert list(short_scores(metrics)) == [
+        "held out: recall 0.893, faces 337", "no_face.mp4: false_per_100 1.05, pictures 95",
+    ]  # fmt: skip

@@ -309,7 +309,10 @@ def test_info_shows_intervals_and_the_length_of_long_lists(untrained: Path, tmp_
 
     model = load_model(untrained)
     training = {"subjects_sha256": ["0" * 64] * 1234, "sets": {"train": {"faces": 28709}}}
-    metrics = {"held_out": {"valence": {"ccc": 0.51234, "ccc_ci": [0.49, 0.53], "pcc": None}}}
+    metrics = {
+        "held_out": {"valence": {"ccc": 0.51234, "ccc_ci": [0.49, 0.53], "pcc": None}},
+        "by_group": [{"CCC": [0.5, 0.4, 0.6], "faces": 1200, "group": "grey", "persons": None}],
+    }
     card = ModelCard("mine[1]", "alexnet", 1, model.card.crop, training, metrics, "CC0-1.0")
     save_model(tmp_path / "m.safetensors", model.net, card)
     code, stdout, _ = run("models", "info", tmp_path / "m.safetensors")
@@ -320,6 +323,7 @@ def test_info_shows_intervals_and_the_length_of_long_lists(untrained: Path, tmp_
         "  subjects_sha256  1,234 values",
         "    train  faces 28,709",
         "    valence  ccc 0.512 [0.49, 0.53], pcc none",
+        "  by_group\n    group grey, CCC [0.5, 0.4, 0.6], faces 1,200",
     ):
         assert f"{line}\n" in stdout
     assert run("models", "info", "nonesuch")[0] == 2

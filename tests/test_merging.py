@@ -91,9 +91,7 @@ def test_missing_shards_are_told(tmp_path: Path) -> None:
     outs = [make(tmp_path / str(i), [VIDEOS[i]], shard=f"{i}/5") for i in (1, 3)]
     notices: list[str] = []
     merged = vafer.merge(outs, tmp_path / "all.parquet", on_notice=notices.append)
-    assert notices == [
-        "of 5 shards there is nothing of 2, 4, 5: not merged, or without a recording"
-    ]
+    assert notices == ["of 5 shards these are not among the inputs, or had no recording: 2, 4, 5"]
     assert [r["shard"] for r in read_provenance(merged.path)["runs"]] == ["1/5", "3/5"]
 
 

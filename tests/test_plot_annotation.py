@@ -9,8 +9,9 @@ from matplotlib.patches import Rectangle
 
 import vafer
 from tests.figures import legend
+from vafer.errors import UsageError
 from vafer.plots import plot_annotation
-from vafer.plots.annotated import _annotation_figure
+from vafer.plots.annotated import _annotation_figure, _of_recording
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -56,3 +57,17 @@ def test_the_tracks_with_most_faces_have_colours(table: pl.DataFrame, sample: Pa
     valence = _annotation_figure(many, sample).axes[-2]
     assert legend(valence) == ["track 0", "track 1", "track 2", "track 3", "others"]
     assert len(valence.lines) == 6
+
+
+def test_of_several_recordings_the_rows_of_its_own_are_drawn(
+    table: pl.DataFrame, sample: Path, tmp_path: Path
+) -> None:
+    other = table.with_columns(video=pl.lit("deep/other.mp4"), x1=pl.lit(3.0, pl.Float32))
+    both = pl.concat([other.cast(table.schema), table])
+    alone, together = (_annotation_figure(_of_recording(t, sample), sample) for t in (table, both))
+    for a, b in zip(alone.axes, together.axes, strict=True):
+        assert len(a.patches) == len(b.patches)
+        for line, same in zip(a.lines, b.lines, strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), same.get_ydata())
+    with pytest.raises(UsageError, match=r"has 2 recordings, .*deep/other.mp4, and 0 of them"):
+        plot_annotation(both, tmp_path / "third.mp4", tmp_path / "a.png")

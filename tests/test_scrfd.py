@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -99,6 +100,88 @@ def test_what_cannot_be_run_is_refused_when_it_is_loaded(tmp_path: Path) -> None
         Graph(a_graph(path, helper.make_node("Relu", ["x"], ["y"]), sides=(64, 64)))
     with pytest.raises(ModelError, match="has 1 outputs: expected 6 or 9"):
         SCRFD(a_graph(path, helper.make_node("Relu", ["x"], ["y"]), sides=("h", "w")), "cpu")
+
+
+STRIDED = {"kernel_shape": [3, 3], "strides": [2, 2]}
+CASES = [
+    helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 0, 2, 1], **STRIDED),
+    helper.make_node("MaxPool", ["x"], ["y"], pads=[0, 0, 1, 1], ceil_mode=1, **STRIDED),
+    helper.make_node("AveragePool", ["x"], ["y"], pads=[1, 1, 1, 1], ceil_mode=1, **STRIDED),
+    helper.make_node("AveragePool", ["x"], ["y"], pads=[1] * 4, count_include_pad=1, **STRIDED),
+    helper.make_node(
+        "Resize", ["x", "", "s"], ["y"], mode="nearest", nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    ),
+    helper.make_node("Slice", ["x", "from", "to", "axes", "by"], ["y"]),
+    helper.make_node("Gather", ["x", "last"], ["y"], axis=-1),
+    helper.make_node("Unsqueeze", ["x", "new"], ["y"]),
+    helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    helper.make_node("Transpose", ["x"], ["y"], perm=[2, 3, 0, 1]),
+    helper.make_node("Clip", ["x", "low"], ["y"]),
+    helper.make_node("Flatten", ["x"], ["y"], axis=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("node", CASES, ids=lambda node: node.op_type)
+def test_operators_give_what_onnxruntime_gives(node: onnx.NodeProto, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    constants: dict[str, np.ndarray] = {
+        "w": rng.standard_normal((4, 3, 3, 3), np.float32),
+        "s": np.array([1, 1, 1.5, 2], np.float32),
+        "from": np.array([1, -4]), "to": np.array([9, 100]), "axes": np.array([2, -1]),
+        "by": np.array([2, 1]), "last": np.array([[-1, 0], [2, -3]]), "new": np.array([-1, -3]),
+        "shape": np.array([0, -1, 5]), "low": np.array(-0.5, np.float32),
+    }  # fmt: skip
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w_"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(v, k) for k, v in constants.items() if k in node.input],
+    )
+    opset = helper.make_opsetid("", 13)
+    path = tmp_path / "a.onnx"
+    onnx.save_model(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(path))
+    x = rng.standard_normal((2, 3, 11, 10), np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    [expected] = session.run(None, {"x": x})
+    [found] = Graph(path)(torch.from_numpy(x))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER"),
+        helper.make_node("MaxPool", ["x"], ["y"], dilations=[2, 2], **STRIDED),
+        helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear"),
+        helper.make_node("Resize", ["x", "", "s"], ["y"], mode="nearest"),
+        helper.make_node("Flatten", ["x"], ["y"], unheard_of=1),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_what_an_operator_cannot_do_is_never_ignored(node: onnx.NodeProto, tmp_path: Path) -> None:
+    path = a_graph(tmp_path / "a.onnx", node, sides=("h", "w"))
+    graph = Graph(path)
+    graph._constants |= {"w": torch.zeros(4, 3, 3, 3), "s": torch.tensor([1.0, 1, 2, 2])}
+    with pytest.raises((ModelError, TypeError)):
+        graph(torch.zeros(1, 3, 8, 8))
+
+
+def test_one_that_fails_on_trial_is_run_elsewhere_and_says_why(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "odd.onnx"
+    model = onnx.load_model(str(shared / "models" / "scrfd_500m.onnx"))
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    conv.attribute.append(helper.make_attribute("auto_pad", "NOTSET"))
+    onnx.save_model(model, str(path))
+    assert by_torch(monkeypatch, path, 640).in_batches
+    monkeypatch.setattr("vafer.onnx_torch.OPERATORS", {})
+    detector = by_torch(monkeypatch, path, 640)
+    assert not detector.in_batches
+    assert "has the operator" in detector.why_on_cpu
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -29,20 +29,24 @@ from vafer.files import write_whole
 
 SIDE = 48  # pixels that the network sees: those that FER2013's pictures have
 WIDE = 56  # with the surroundings that augmentation moves it in
-BATCH = 256
-EMA_DECAY = 0.998
 PREDICTED_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class CrossFit:
-    """How posteriors are made. n_folds networks, each trained on all folds but one, predict it."""
+    """How posteriors are made. n_folds networks, each trained on all folds but one, predict it.
+
+    width: channels of the network's first layers. Whatever is here decides what the cache may give.
+    """
 
     n_folds: int = 3
     epochs: int = 24
     lr: float = 3e-3
     weight_decay: float = 0.02
     smoothing: float = 0.1
+    width: int = 64
+    batch: int = 256
+    ema_decay: float = 0.998
     seed: int = 0
 
 
@@ -64,9 +68,9 @@ class _Block(nn.Module):
         return F.relu(self.body(x) + self.around(x))
 
 
-def make_classifier(n_classes: int) -> nn.Sequential:
-    """Grey crops (N, 1, 48, 48) → logits (N, n_classes); 4.9 million parameters."""
-    widths = (64, 64, 128, 256, 512)
+def make_classifier(n_classes: int, width: int) -> nn.Sequential:
+    """Grey crops (N, 1, 48, 48) → logits (N, n_classes); 4.9 million parameters of width 64."""
+    widths = (width, width, 2 * width, 4 * width, 8 * width)
     return nn.Sequential(
         nn.Conv2d(1, widths[0], 3, 1, 1, bias=False),
         nn.BatchNorm2d(widths[0]),
@@ -162,13 +166,15 @@ def _train(
     """A classifier of the faces `rows`; the average over its last steps."""
     device, seed = crops.device, options.seed * 100 + fold
     torch.manual_seed(seed_of(seed, Purpose.WEIGHTS))
-    net = make_classifier(n_classes).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY), use_buffers=True)  # type: ignore[no-untyped-call]
+    net = make_classifier(n_classes, options.width)
+    net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(net, multi_avg_fn=ema, use_buffers=True)
     optimiser = torch.optim.AdamW(
         net.parameters(), options.lr, weight_decay=options.weight_decay, fused=True
     )
     targets = torch.from_numpy(labels).to(device)
-    batch = min(BATCH, len(rows))
+    batch = min(options.batch, len(rows))
     total = options.epochs * (len(rows) // batch)
     warmup = max(1, total // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(

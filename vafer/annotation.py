@@ -178,7 +178,7 @@ def annotate(
         )
         events = partial(run_staged, stages, n_lanes=workers or min(available_cores(), MOST_LANES))
     if torch_device.startswith("cuda") and pipeline.detector.device == "cpu":
-        on_notice("the detector runs on the CPU: this onnxruntime has no CUDA provider")
+        on_notice(f"the detector runs on the CPU: {pipeline.detector.why_on_cpu}")
     run = {
         "id": _run_id(),
         "vafer": __version__,
@@ -434,6 +434,7 @@ def _environment(detector: Detector, device: str, batch_size: int) -> dict[str, 
         "device": device,
         "device_name": name,
         "detector_device": detector.device,
+        "detector_in_batches": detector.in_batches,  # then by PyTorch, else by ONNX Runtime, OpenCV
         "batch_size": batch_size,
         "python": platform.python_version(),
         # By the modules: the packages have several names, such as onnxruntime-gpu.

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from vafer.pipeline import Walk
 from vafer.table import FrameResult
 from vafer.video import Frame
 
-FRAMES_AT_ONCE = 16  # in a batch of the detector; more are hardly faster (bench/gpu.py)
+FRAMES_AT_ONCE = 32  # in a batch of the detector: it takes hardly longer than one (bench/gpu.py)
 PATIENCE_S = 0.2
 NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
@@ -30,13 +31,14 @@ Asked = tuple[torch.Tensor, Future[Faces]]
 class Batcher:
     """Runs a detector that is `in_batches` for many threads. is_over: set to end it.
 
-    Where the device's memory does not suffice, batches are half as large from then on.
+    Where the device's memory does not suffice, batches of frames of that size are half as large
+    from then on; where not for one frame, whoever waits for it gets torch.OutOfMemoryError.
     """
 
     def __init__(self, detector: Detector, is_over: threading.Event) -> None:
         self.detector, self._is_over = detector, is_over
         self._own = threading.local()  # stream of each thread
-        self._most = FRAMES_AT_ONCE
+        self._most: dict[torch.Size, int] = {}  # frames of a size, where fewer fit
         self._asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="detector", daemon=True)
         self.thread.start()
@@ -61,13 +63,13 @@ class Batcher:
         return found
 
     def wait(self, found: Future[Faces]) -> Faces:
-        """Raises CancelledError when all is over."""
-        while True:
-            try:
-                return found.result(PATIENCE_S)
-            except TimeoutError:
-                if self._is_over.is_set():
-                    raise CancelledError from None
+        """Raises CancelledError when all is over, and what detection raised."""
+        while not found.done():
+            if self._is_over.is_set():
+                raise CancelledError
+            with suppress(TimeoutError):
+                found.exception(PATIENCE_S)
+        return found.result()
 
     def _run(self) -> None:
         aside: deque[Asked] = deque()  # frames of another size than the batch before
@@ -78,7 +80,7 @@ class Batcher:
                 continue
             shape = batch[0][0].shape
             others: deque[Asked] = deque()
-            while len(batch) < self._most:
+            while len(batch) < self._most.get(shape, FRAMES_AT_ONCE):
                 try:
                     asked = aside.popleft() if aside else self._asked.get_nowait()
                 except queue.Empty:
@@ -88,22 +90,29 @@ class Batcher:
             self._find(batch)
 
     def _find(self, batch: list[Asked]) -> None:
+        if self._fits(batch):
+            return
+        half = len(batch) // 2  # what did not fit is let go of by now
+        self._most[batch[0][0].shape] = half
+        self._find(batch[:half])
+        self._find(batch[half:])
+
+    def _fits(self, batch: list[Asked]) -> bool:
+        """Find the faces of a batch; whether there was memory enough, or no less can be asked."""
         try:
             faces = self.detector.detect_many(torch.stack([frame for frame, _ in batch]))
-        except torch.OutOfMemoryError as error:
-            if len(batch) > 1:
-                half = len(batch) // 2
-                self._most = min(self._most, half)
-                self._find(batch[:half])
-                self._find(batch[half:])
-            else:
-                batch[0][1].set_exception(error)
-        except BaseException as error:  # to be raised where it is waited for
-            for _, found in batch:
-                found.set_exception(error)
-        else:
             for (_, found), own in zip(batch, faces, strict=True):
                 found.set_result(own)
+        except torch.OutOfMemoryError:
+            if len(batch) > 1:
+                return False
+            # Another one, that does not hold on to what was tried.
+            batch[0][1].set_exception(torch.OutOfMemoryError("one frame does not fit"))
+        except BaseException as error:  # to be raised where it is waited for
+            for _, found in batch:
+                if not found.done():
+                    found.set_exception(error)
+        return True
 
 
 @dataclass(frozen=True, slots=True)

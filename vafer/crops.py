@@ -220,8 +220,8 @@ def cut_on_device(frame: torch.Tensor, matrix: np.ndarray, size: int) -> Patch:
         rows, columns = of.missing
         planes = piece.permute(2, 0, 1)[None].float()
         planes = F.avg_pool2d(F.pad(planes, (0, columns, 0, rows), mode="replicate"), of.factor)
-        piece = planes[0].permute(1, 2, 0).round().byte()
-    return Patch(piece.clone(), of.to_patch)
+        return Patch(planes[0].permute(1, 2, 0).round().byte(), of.to_patch)
+    return Patch(piece.clone(), of.to_patch)  # the frame may go
 
 
 def warp(patches: list[Patch], size: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -52,10 +52,11 @@ class Detector:
     """A face detector read from an ONNX file.
 
     device: where it is to run; the attribute says where it does: YuNet runs on the CPU, and so does
-    what PyTorch cannot run where ONNX Runtime has no CUDA. n_threads: of ONNX Runtime, 0 for one
-    each core. in_batches: whether many frames at once are cheaper (`detect_many`). has_landmarks:
-    whether its faces have the five landmarks. fixed_input: (width, height) where the network takes
-    no other. Raises ModelError when the file is no face detector of a known family.
+    what PyTorch cannot run where ONNX Runtime has no CUDA; `why_on_cpu` says it. n_threads: of ONNX
+    Runtime, 0 for one each core. in_batches: whether many frames at once are cheaper
+    (`detect_many`). has_landmarks: whether its faces have the five landmarks. fixed_input: (width,
+    height) where the network takes no other. Raises ModelError when the file is no face detector of
+    a known family.
     """
 
     def __init__(
@@ -69,12 +70,18 @@ class Detector:
         self.path = path
         self.options = options or DetectorOptions()
         self.sha256 = sha256(path)
+        self.why_on_cpu = ""
         if is_yunet(path):
             loaded = _load_yunet(path, self.options.threshold)
+            self.why_on_cpu = "OpenCV runs YuNet there"
+        elif device.partition(":")[0] in BY_TORCH:
+            try:
+                loaded = _load_torch(path, self.options.threshold, device)
+            except ModelError as error:
+                loaded = _load_insightface(path, self.options.threshold, device, n_threads)
+                self.why_on_cpu = f"this onnxruntime has no CUDA provider, and {error}"
         else:
-            loaded = _load_torch(path, self.options.threshold, device) or _load_insightface(
-                path, self.options.threshold, device, n_threads
-            )
+            loaded = _load_insightface(path, self.options.threshold, device, n_threads)
         self._network = loaded.network
         self._scrfd = loaded.scrfd
         self.in_batches = loaded.scrfd is not None
@@ -243,18 +250,13 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
     return _Loaded(run, has_landmarks=True, device="cpu")
 
 
-def _load_torch(path: Path, threshold: float, device: str) -> _Loaded | None:
-    """SCRFD on a GPU; None elsewhere, and where PyTorch cannot run the file."""
-    if device.partition(":")[0] not in BY_TORCH:
-        return None
+def _load_torch(path: Path, threshold: float, device: str) -> _Loaded:
+    """SCRFD on a GPU. Raises ModelError where PyTorch cannot run the file."""
     import torch
 
     from vafer.scrfd import SCRFD
 
-    try:
-        scrfd = SCRFD(path, device)
-    except ModelError:
-        return None
+    scrfd = SCRFD(path, device)
 
     def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         frame = torch.from_numpy(np.ascontiguousarray(canvas[:, :, ::-1])).to(device)

@@ -183,7 +183,7 @@ def _runs(outputs: list[_Finished], on_notice: Callable[[str], None]) -> dict[st
         if missing:
             listed = ", ".join(map(str, sorted(missing)))
             on_notice(
-                f"of {shards[0].count} shards there is nothing of {listed}: not merged, or "
-                "without a recording"
+                f"of {shards[0].count} shards these are not among the inputs, or had no recording: "
+                f"{listed}"
             )
     return {run_id: run for run_id, (_, run) in runs.items()}

@@ -1,7 +1,7 @@
 """ONNX graphs of convolutional detectors run by PyTorch, so that a GPU needs no second runtime.
 
-Only the operators that exports of SCRFD (insightface's packs and ours) are made of; a graph with
-any other is refused when it is loaded, not when it runs.
+Only the operators that exports of SCRFD (insightface's packs and ours) are made of, as they use
+them. Attributes that are not among the parameters of an operator here are errors, never ignored.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class Graph:
 
     Tensors of whole numbers (shapes and what is computed of them) stay on the CPU, so that nothing
     waits for the device. Raises ModelError when the file is none, or has operators that are not
-    known here.
+    known here. What else cannot be run shows in the first call, as any error; see `vafer.scrfd`.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
@@ -91,8 +91,10 @@ def _conv(
     pads: Sequence[int] = (0, 0, 0, 0),
     dilations: Sequence[int] = (1, 1),
     group: int = 1,
-    **_: Any,
+    kernel_shape: Sequence[int] = (),
+    auto_pad: bytes = b"NOTSET",
 ) -> torch.Tensor:
+    _expect(auto_pad == b"NOTSET", f"Conv with auto_pad {auto_pad!r}")
     x, padding = _padded(x, pads)
     return F.conv2d(x, weight, bias, tuple(strides), padding, tuple(dilations), group)
 
@@ -113,9 +115,13 @@ def _max_pool(
     kernel_shape: Sequence[int],
     strides: Sequence[int] = (1, 1),
     pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
     ceil_mode: int = 0,
-    **_: Any,
+    storage_order: int = 0,
+    auto_pad: bytes = b"NOTSET",
 ) -> torch.Tensor:
+    _expect(auto_pad == b"NOTSET", f"MaxPool with auto_pad {auto_pad!r}")
+    _expect(set(dilations) == {1}, f"MaxPool with dilations {[*dilations]}")
     x, padding = _padded(x, pads, -torch.inf)
     return F.max_pool2d(x, tuple(kernel_shape), tuple(strides), padding, ceil_mode=bool(ceil_mode))
 
@@ -128,11 +134,11 @@ def _average_pool(
     pads: Sequence[int] = (0, 0, 0, 0),
     ceil_mode: int = 0,
     count_include_pad: int = 0,
-    **_: Any,
+    auto_pad: bytes = b"NOTSET",
 ) -> torch.Tensor:
     top, left, bottom, right = pads
-    if (top, left) != (bottom, right):
-        raise ModelError(f"AveragePool with pads {[*pads]}: expected the same on both sides")
+    _expect(auto_pad == b"NOTSET", f"AveragePool with auto_pad {auto_pad!r}")
+    _expect((top, left) == (bottom, right), f"AveragePool with pads {[*pads]}")
     return F.avg_pool2d(
         x,
         tuple(kernel_shape),
@@ -151,20 +157,18 @@ def _resize(
     *,
     mode: bytes = b"nearest",
     coordinate_transformation_mode: bytes = b"half_pixel",
-    **_: Any,
+    nearest_mode: bytes = b"round_prefer_floor",
+    cubic_coeff_a: float = 0.0,
 ) -> torch.Tensor:
+    how = (mode, coordinate_transformation_mode, nearest_mode)
+    _expect(how == (b"nearest", b"asymmetric", b"floor"), f"Resize by {how}")
     if sizes is not None and sizes.numel():
         height, width = sizes.tolist()[2:]
-    elif scales is not None and scales.numel():
-        height, width = (
-            round(side * scale)
-            for side, scale in zip(x.shape[2:], scales.tolist()[2:], strict=True)
-        )
     else:
-        raise ModelError("Resize without a size")
-    is_whole = height % x.shape[2] == 0 and width % x.shape[3] == 0
-    if mode != b"nearest" or not (is_whole or coordinate_transformation_mode == b"asymmetric"):
-        raise ModelError(f"Resize by {mode.decode()}: expected nearest, by a whole factor")
+        assert scales is not None
+        height, width = (
+            int(side * scale) for side, scale in zip(x.shape[2:], scales.tolist()[2:], strict=True)
+        )
     return F.interpolate(x, size=(height, width), mode="nearest")
 
 
@@ -184,6 +188,7 @@ def _slice(
 ) -> torch.Tensor:
     along = axes.tolist() if axes is not None else range(len(starts))
     by = steps.tolist() if steps is not None else [1] * len(starts)
+    _expect(min(by) > 0, f"Slice with steps {by}")
     for axis, start, end, step in zip(along, starts.tolist(), ends.tolist(), by, strict=True):
         at = [slice(None)] * x.ndim
         at[axis] = slice(start, end, step)
@@ -192,35 +197,34 @@ def _slice(
 
 
 def _gather(x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
-    found = x.index_select(axis, indices.reshape(-1).to(x.device))
+    axis %= x.ndim
+    found = x.index_select(axis, indices.reshape(-1).to(x.device) % x.shape[axis])
     return found.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def _unsqueeze(
     x: torch.Tensor, where: torch.Tensor | None = None, *, axes: Sequence[int] = ()
 ) -> torch.Tensor:
-    for axis in sorted(axes if where is None else where.tolist()):  # an attribute until opset 13
+    new = [*axes] if where is None else where.tolist()  # an attribute until opset 13
+    for axis in sorted(axis % (x.ndim + len(new)) for axis in new):
         x = x.unsqueeze(axis)
     return x
 
 
 def _clip(
-    x: torch.Tensor,
-    low: torch.Tensor | None = None,
-    high: torch.Tensor | None = None,
-    **attributes: Any,
+    x: torch.Tensor, low: torch.Tensor | None = None, high: torch.Tensor | None = None
 ) -> torch.Tensor:
-    return x.clamp(
-        attributes.get("min") if low is None else low,
-        attributes.get("max") if high is None else high,
-    )
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
 
 
-def _cast(x: torch.Tensor, *, to: int, **_: Any) -> torch.Tensor:
-    dtype = {1: torch.float32, 6: torch.int32, 7: torch.int64}.get(to)
-    if dtype is None:
-        raise ModelError(f"Cast to the type {to} of ONNX: expected float32, int32 or int64")
-    return x.to(dtype)
+def _cast(x: torch.Tensor, *, to: int) -> torch.Tensor:
+    return x.to({1: torch.float32, 6: torch.int32, 7: torch.int64}[to])
+
+
+def _expect(holds: bool, found: str) -> None:
+    if not holds:
+        raise ModelError(f"{found} is not among what runs on this device")
 
 
 OPERATORS: dict[str, Operator] = {

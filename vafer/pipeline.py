@@ -120,9 +120,11 @@ class Batches(Generic[Owner, Item]):
             values = self._model.predict(crops)[:n].numpy()
         except torch.OutOfMemoryError:
             if self._size == 1:
-                raise
+                raise ModelError(
+                    "one face does not fit into the memory of the GPU: give it more, or use the CPU"
+                ) from None
             self._size //= 2
-            return
+            return  # and what was tried is let go of
         for _ in range(n):
             self._patches.popleft()
         self._values += list(values)

@@ -4,6 +4,7 @@ suppression all on the device. Gives what insightface gives, within rounding (be
 Guo et al., "Sample and Computation Redistribution for Efficient Face Detection", ICLR 2022.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,12 +26,17 @@ class SCRFD:
 
     def __init__(self, path: Path, device: torch.device | str) -> None:
         self.device = torch.device(device)
-        self._graph = Graph(path, self.device)
-        n_outputs = len(self._graph.outputs)
-        if n_outputs not in (6, 9):
-            raise ModelError(f"{path} has {n_outputs} outputs: expected 6 or 9, as SCRFD has")
-        self.has_landmarks = n_outputs == 9
-        self._cells_come_first = self._layout(path)
+        try:
+            self._graph = Graph(path, self.device)
+            n_outputs = len(self._graph.outputs)
+            if n_outputs not in (6, 9):
+                raise ModelError(f"{path} has {n_outputs} outputs: expected 6 or 9, as SCRFD has")
+            self.has_landmarks = n_outputs == 9
+            self._cells_come_first = self._layout(path)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a foreign graph makes of the trial in `_layout`
+            raise ModelError(f"{path} cannot be run by PyTorch: {error!r}") from error
 
     def _layout(self, path: Path) -> bool:
         """Whether rows of outputs run over cells, then pictures, or the other way: files say not.
@@ -39,8 +45,10 @@ class SCRFD:
         """
         pictures = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
         pictures = pictures.to(self.device) * 2 - 1
+        singles = [self._graph(one[None]) for one in pictures]
         alone = [
-            torch.stack(parts) for parts in zip(*map(self._graph, pictures[:, None]), strict=True)
+            torch.cat([_split(t, 1, first=True) for t in parts])
+            for parts in zip(*singles, strict=True)
         ]
         together = self._graph(pictures)
         for cells_come_first in (False, True):
@@ -110,6 +118,7 @@ def _split(values: torch.Tensor, n: int, *, first: bool) -> torch.Tensor:
     return by_cell.transpose(0, 1).reshape(n, -1, channels)
 
 
+@lru_cache(maxsize=8)
 def _centres(canvas: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Of all anchors: x, y in pixels (M, 2), and strides (M,)."""
     centres, strides = [], []

@@ -204,6 +204,14 @@ class _Run:
                                 self._tell(source, Restarted(shown))
                 except (VideoError, OSError) as error:
                     self._tell(source, Failed(what_failed(source, error)))
+                except torch.OutOfMemoryError:
+                    self._tell(
+                        source,
+                        Failed(
+                            f"{display_path(source.path)}: one of its frames does not fit into the "
+                            "memory of the GPU. Give it more, or this recording --device cpu"
+                        ),
+                    )
         finally:
             decoder.close()
         self._put(self._found, None)

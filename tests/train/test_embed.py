@@ -1,5 +1,6 @@
 """What ships says what it is, and computes what was trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,7 @@ from train.detector.network import FaceNet
 from train.embed import embed
 from vafer.catalogue import detector_card
 from vafer.errors import UsageError
-from vafer.model import load_model
+from vafer.model import load_model, save_model
 
 METRICS = {"fer_test": {"valence": {"ccc": 0.7}}}
 
@@ -26,6 +27,14 @@ def test_a_model_is_stored_in_half_precision(untrained: Path, tmp_path: Path) ->
     assert after.card.training == before.card.training
     crops = torch.rand(4, 3, 64, 64) * 255
     torch.testing.assert_close(after.predict(crops), before.predict(crops), atol=5e-3, rtol=0)
+
+
+def test_a_model_keeps_the_scores_of_its_training(untrained: Path, tmp_path: Path) -> None:
+    model = load_model(untrained)
+    card = replace(model.card, metrics={"lfw_test": {"n_faces": 3}, "fer_test": {"n_faces": 4}})
+    save_model(tmp_path / "scored.safetensors", model.net, card)
+    path = embed(tmp_path / "scored.safetensors", "small", METRICS, tmp_path)
+    assert load_model(path).card.metrics == {"lfw_test": {"n_faces": 3}, **METRICS}
 
 
 def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ def named_faces(n: int = 96) -> tuple[FaceSet, np.ndarray]:
     return replace(faces, expressions=names), np.array([f"person {i // 4}" for i in range(n)])
 
 
-def fitted(faces: FaceSet, groups: np.ndarray, cache: Path, **changes: int) -> np.ndarray:
-    options = CrossFit(**({"n_folds": 2, "epochs": 1} | changes))
+def fitted(faces: FaceSet, groups: np.ndarray, cache: Path, **changes: float) -> np.ndarray:
+    options = CrossFit(**({"n_folds": 2, "epochs": 1, "width": 8} | changes))  # type: ignore[arg-type]
     return cross_fitted([faces], NAMES, groups, cache, options=options, key="toy", device=CPU)
 
 
@@ -36,7 +36,7 @@ def test_nobody_is_predicted_by_a_network_that_saw_them(
 
     def train(crops: torch.Tensor, labels: np.ndarray, rows: torch.Tensor, n: int, *_: object):  # type: ignore[no-untyped-def]
         trained_on.append({*groups[rows.numpy()]})
-        return make_classifier(n).eval()
+        return make_classifier(n, 8).eval()
 
     whole = posteriors._posteriors
 
@@ -58,8 +58,6 @@ def test_nobody_is_predicted_by_a_network_that_saw_them(
 
 
 def test_posteriors_learn_what_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posteriors, "BATCH", 16)
-    monkeypatch.setattr(posteriors, "EMA_DECAY", 0.8)
     monkeypatch.setattr(
         posteriors, "vary", lambda crops, side, draws: crops[..., 4:-4, 4:-4].float()
     )
@@ -68,7 +66,7 @@ def test_posteriors_learn_what_can_be_seen(tmp_path: Path, monkeypatch: pytest.M
     names = np.array(NAMES, object)[(faces.labels[:, 1] > 0).astype(int)]
     assert isinstance(faces.crops, np.ndarray)
     faces = replace(faces, expressions=names, crops=faces.crops.swapaxes(2, 3))
-    found = fitted(faces, groups, tmp_path, epochs=12)
+    found = fitted(faces, groups, tmp_path, epochs=12, width=32, batch=16, ema_decay=0.8, lr=2e-3)
     said = np.array(NAMES)[found.argmax(axis=1)]
     assert (said == faces.expressions).mean() > 0.8
 

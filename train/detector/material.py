@@ -125,7 +125,7 @@ def _without_face(file: bytes) -> Labelled:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES)
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES and f.is_file())
     if not files:
         raise UsageError(
             f"{folder} has no pictures: expected files ending in {', '.join(PICTURES)}"
@@ -151,7 +151,8 @@ def _scenery(folder: Path, detector: Detector) -> Iterator[Labelled]:
             alpha = picture[..., 3:] / np.float32(255)
             picture = (alpha * picture[..., :3] + (1 - alpha) * grey).astype(np.uint8)
         scale = min(1.0, SCENERY_SIDE / max(picture.shape[:2]))
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        size = (max(1, round(scale * picture.shape[1])), max(1, round(scale * picture.shape[0])))
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
         found = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
         assert found.landmarks is not None
         _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])

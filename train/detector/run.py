@@ -111,13 +111,15 @@ def train_detector(
     optimiser = torch.optim.AdamW(
         net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
     )
-    start = 0
+    start, before = 0, list[dict[str, Any]]()  # calls that went before this one
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         net.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
+        start, before = state["step"], state["calls"]
+        if {**before[-1], "until": config.steps} == {**asdict(config), "until": config.steps}:
+            before.pop()  # the same goes on
         _forget_after(start, out / "log.jsonl")
         on_progress(f"going on after step {start}")
     began, sums = time.perf_counter(), dict[str, torch.Tensor]()
@@ -150,20 +152,23 @@ def train_detector(
                 "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "step": step,
+                "calls": [*before, {**asdict(config), "until": step}],
             }
             write_whole(checkpoint, partial(torch.save, state))
     path = out / "detector.onnx"
-    export(average.module, path, {"training": _facts(material, config)})
+    calls = [*before, {**asdict(config), "until": config.steps}]
+    export(average.module, path, {"training": _facts(material, calls)})
     return path
 
 
-def _facts(material: Material, config: DetectorConfig) -> dict[str, Any]:
-    """What a card says of a training."""
+def _facts(material: Material, calls: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a card says of a training. calls: their options, each `until` the step it came to."""
     return {
         "portraits": len(material.portraits),
         "frames": len(material.frames),
         "held_out": list(HELD_OUT),
-        "procedure": asdict(config),
+        "scenery": len(material.scenery),
+        "procedure": calls,
     }
 
 

@@ -153,7 +153,7 @@ class _Scene:
 
     def _fill_with_nothing(self, picture: np.ndarray, left: int, top: int, size: int) -> None:
         """A picture without a face, any square of it, into a cell."""
-        side = int(min(picture.shape[:2]) * self.rng.uniform(0.5, 1))
+        side = max(1, int(min(picture.shape[:2]) * self.rng.uniform(0.5, 1)))
         room = np.array(picture.shape[:2]) - side
         y, x = (self.rng.uniform(0, 1, 2) * room).astype(int)
         square = cv2.resize(picture[y : y + side, x : x + side], (size, size))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vafer.errors import UsageError, display_path
 from vafer.metrics import DIMENSIONS
 from vafer.plots.canvas import (
     BLUE,
@@ -40,10 +41,26 @@ COLOURS = (ORANGE, BLUE, GREEN, PINK)  # of the tracks with most faces; the othe
 def plot_annotation(table: pl.DataFrame, recording: Path, path: Path) -> None:
     """Draw what was found as a PNG: four frames with boxes, valence and arousal over time.
 
-    table: the rows of one recording, as `vafer.annotate` gives them. Tracks have a colour each.
-    Raises VideoError where the recording cannot be read, OSError.
+    table: rows as `vafer.annotate` gives them; of several recordings, those of the one whose name
+    in the column `video` is how `recording` ends. Tracks have a colour each. Raises UsageError
+    where not one is called so, VideoError where the recording cannot be read, OSError.
     """
-    write(_annotation_figure(table, recording), path)
+    write(_annotation_figure(_of_recording(table, recording), recording), path)
+
+
+def _of_recording(table: pl.DataFrame, recording: Path) -> pl.DataFrame:
+    names = table["video"].unique().sort().to_list()
+    if len(names) < 2:
+        return table
+    own = [name for name in names if recording.parts[-len(Path(name).parts) :] == Path(name).parts]
+    if len(own) != 1:
+        some = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+        raise UsageError(
+            f"{display_path(recording)}: the table has {len(names)} recordings, {some}, and "
+            f"{len(own)} of them may be this one. Give the rows of one: "
+            'table.filter(pl.col("video") == NAME)'
+        )
+    return table.filter(table["video"] == own[0])
 
 
 def _annotation_figure(table: pl.DataFrame, recording: Path) -> Figure:

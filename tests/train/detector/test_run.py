@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from insightface.model_zoo import get_model
@@ -69,6 +70,20 @@ def test_insightface_reads_what_the_network_says(net: FaceNet, tmp_path: Path) -
     np.testing.assert_allclose(boxes[0, :4], expected, atol=0.05)
     np.testing.assert_allclose(points[0], offsets, atol=0.05)
     np.testing.assert_allclose(boxes[0, 4], shifted[best].sigmoid(), atol=1e-4)
+
+
+def test_exported_scores_are_shifted_by_stride_and_anchor(net: FaceNet, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(net, path, {})
+    x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {"input": x.numpy()})
+    with torch.inference_mode():
+        maps = net.maps(x)
+    for found, scores, shifts in zip(maps, outputs[:3], SHIFTS, strict=True):
+        for anchor, shift in enumerate(shifts):
+            expected = (found.logits[0, anchor::2] - shift).sigmoid()
+            np.testing.assert_allclose(scores[anchor::2, 0], expected, atol=1e-4)
 
 
 def test_the_card_is_in_the_file(net: FaceNet, tmp_path: Path) -> None:
