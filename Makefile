@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test check setup setup-dev ffmpeg clean
+.PHONY: demo test soak setup setup-dev ffmpeg clean
 
 # The main job on a recording made on the spot: one face that moves, grows and leaves.
 demo: setup
@@ -18,6 +18,10 @@ test: setup-dev ffmpeg
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+# Every fault as often as docs/reliability.md says: about an hour.
+soak: setup-dev ffmpeg
+	VAFER_SOAK=1 $(BIN)/python -m pytest tests/test_staged.py tests/test_batcher.py tests/test_table.py
 
 setup: $(BIN)/.installed
 
