@@ -348,6 +348,7 @@ def test_pull_says_what_need_not_be_pulled(tmp_path: Path, monkeypatch: pytest.M
 # Sends itself what Ctrl-C sends, as soon as the download has begun.
 INTERRUPTED_PULL = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where tests run
 from vafer import cli, pulling
 def download(file, path):
     path.write_bytes(b"half")
