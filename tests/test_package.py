@@ -114,6 +114,14 @@ def test_every_embedded_model_loads_and_has_its_card() -> None:
         assert model.card.licence == "Apache-2.0"
         assert path.stat().st_size <= 8e6
         card = path.with_suffix(".md").read_text()
+        metrics = model.card.metrics
         for dimension in ("valence", "arousal"):
-            for faces, scores in model.card.metrics.items():
-                assert f"{scores[dimension]['ccc']:.3f}" in card, (faces, dimension)
+            for faces in ("fer_test", "lfw_test"):
+                assert f"{metrics[faces][dimension]['ccc']:.3f}" in card, (faces, dimension)
+        assert len(metrics["scores"]) == 4
+        for row in metrics["scores"]:
+            for score in ("RMSE", "SAGR", "PCC", "CCC"):
+                value, low, high = row[score]
+                assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in card, (row, score)
+        assert metrics["expressions"]
+        assert metrics["groups"]

@@ -107,7 +107,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_embedded_models_are_the_weights_not_their_cards(weights: Path) -> None:
-    assert store.embedded_models() == (store.DEFAULT_MODEL, "small")
+    assert store.embedded_models() == ("small", store.DEFAULT_MODEL)  # sorted
 
 
 def test_model_by_default_by_name_and_by_path(weights: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_missing_model_says_what_was_looked_for(weights: Path, wanted: str, sa
 
 
 def test_a_missing_model_lists_the_embedded_ones(weights: Path) -> None:
-    with pytest.raises(ModelError, match=f"{store.DEFAULT_MODEL}, small"):
+    with pytest.raises(ModelError, match=f"small, {store.DEFAULT_MODEL}"):
         store.find_model("nobody")
 
 

@@ -15,7 +15,7 @@ from train.cache import CropStore, cached_crops, parts_of_jpegs
 from train.config import DataConfig
 from train.data import FaceSet, Split
 from train.feed import Feed, free_memory
-from train.sets import EXPRESSION_NORMS, fold_of, load_split
+from train.sets import EXPRESSION_NORMS, FACE_NORMS, fold_of, load_split
 from vafer.crops import FACE_TEMPLATE, CropSpec, cut, warp
 from vafer.errors import UsageError
 from vafer.faces import Detector
@@ -191,13 +191,13 @@ def test_graded_labels_are_half_by_name_and_half_by_posterior(
 
     monkeypatch.setattr("train.sets.cross_fitted", all_sad)
     split = load_split(config(few_faces, yunet, tmp_path, labels="graded"))
-    sad = np.array(EXPRESSION_NORMS["sad"])
+    sad = np.array(FACE_NORMS["sad"])
     for faces in split.train:
         assert faces.posteriors is not None
         for label, shares, name in zip(
             faces.labels, faces.posteriors, faces.expressions, strict=True
         ):
-            np.testing.assert_allclose(label, (sad + EXPRESSION_NORMS[name]) / 2, atol=1e-6)
+            np.testing.assert_allclose(label, (sad + FACE_NORMS[name]) / 2, atol=1e-6)
             assert shares[names.index("sad")] == (1.0 if name == "sad" else 0.5)
     for faces in split.held_out:  # scored on what they are called
         assert faces.posteriors is None
