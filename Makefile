@@ -19,7 +19,7 @@ test: setup-dev ffmpeg
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
-# Every fault as often as docs/reliability.md says: about an hour.
+# Every fault as often as docs/reliability.md says; an hour or more.
 soak: setup-dev ffmpeg
 	VAFER_SOAK=1 $(BIN)/python -m pytest tests/test_staged.py tests/test_batcher.py tests/test_table.py
 
