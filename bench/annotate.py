@@ -34,7 +34,7 @@ from vafer.pipeline import Batches, Walk
 from vafer.probe import probe
 from vafer.staged import available_cores, shared_cores
 from vafer.store import find_model
-from vafer.video import Frame, VideoReader
+from vafer.video import Chunk, VideoReader
 from vafer.workers import DecoderProcess
 
 FRAMES_IN_MEMORY = 400
@@ -93,9 +93,8 @@ def decode_alone(video: Path) -> float:
     try:
         list(process.decode(video, Sampling(end_s=1), is_retry=False))  # it has started
         started = time.perf_counter()
-        n = sum(
-            isinstance(item, Frame) for item in process.decode(video, Sampling(), is_retry=False)
-        )
+        items = process.decode(video, Sampling(), is_retry=False)
+        n = sum(len(item.frames) for item in items if isinstance(item, Chunk))
         return n / (time.perf_counter() - started)
     finally:
         process.close()

@@ -23,18 +23,19 @@ import numpy as np
 import torch
 
 import vafer
-from vafer.crops import cut, warp
+from vafer.batcher import FRAMES_AT_ONCE
+from vafer.crops import cut, cut_and_warp, warp
 from vafer.faces import Detector
 from vafer.model import load_model
 from vafer.options import BATCH_SIZE, Sampling
 from vafer.probe import probe
 from vafer.staged import available_cores
 from vafer.store import find_model
-from vafer.video import Frame, VideoReader
+from vafer.video import Chunk, VideoReader
 from vafer.workers import DecoderProcess
 
 N_FRAMES = 128  # in memory
-BATCHES = (1, 4, 16, 32)
+BATCHES = (1, 4, 16, 32, 64)
 REPEATS = 3
 
 
@@ -62,7 +63,7 @@ def decoded(videos: list[Path]) -> float:
         process = DecoderProcess(n_threads=n_threads)
         try:
             items = process.decode(video, Sampling(), is_retry=False)
-            return sum(isinstance(item, Frame) for item in items)
+            return sum(len(item.frames) for item in items if isinstance(item, Chunk))
         finally:
             process.close()
 
@@ -111,23 +112,32 @@ def detection(frames: list[np.ndarray], path: Path, device: str) -> dict[str, fl
 
 def prediction(frames: list[np.ndarray], path: Path, device: str) -> dict[str, float]:
     model, detector = load_model(find_model(None), device=device), Detector(path)
-    patches = []
-    for frame in frames:
+    size, maps, of_frame = model.card.crop.size, list[np.ndarray](), list[int]()
+    frames = frames[:FRAMES_AT_ONCE]
+    for k, frame in enumerate(frames):
         faces = detector.detect(frame)
-        maps = model.card.crop.matrices(faces.boxes, faces.landmarks) if len(faces) else []
-        patches += [cut(frame, matrix, model.card.crop.size) for matrix in maps]
-    patches = (patches * (BATCH_SIZE // max(1, len(patches)) + 1))[:BATCH_SIZE]
-    crops = warp(patches, model.card.crop.size, device)
+        if len(faces):
+            maps += [*model.card.crop.matrices(faces.boxes, faces.landmarks)]
+            of_frame += [k] * len(faces)
+    of, matrices = np.array(of_frame), np.array(maps)
+    on_device = torch.from_numpy(np.stack(frames)).to(device)
+    crops = cut_and_warp(on_device, of, matrices, size)
+    one_by_one = warp(
+        [cut(frames[k], matrix, size) for k, matrix in zip(of, matrices, strict=True)], size
+    )
+    apart = (model.predict(crops) - model.predict(one_by_one)).abs().max()
+    crops = crops.repeat(-(-BATCH_SIZE // len(crops)), 1, 1, 1)[:BATCH_SIZE]
     expected = model.predict(crops)
     found = {
-        "sampling of crops, faces/s": rate(
-            lambda: warp(patches, model.card.crop.size, device), len(patches), device
+        "crops of a batch of frames, faces/s": rate(
+            lambda: cut_and_warp(on_device, of, matrices, size), len(matrices), device
         ),
-        "float32, faces/s": rate(lambda: model.predict(crops), len(patches), device),
+        "values of those and of crops made one by one apart, largest": float(apart),
+        "float32, faces/s": rate(lambda: model.predict(crops), len(crops), device),
     }
     for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float16, "float16")):
         with torch.autocast(device.partition(":")[0], dtype):
-            found[f"{name}, faces/s"] = rate(lambda: model.predict(crops), len(patches), device)
+            found[f"{name}, faces/s"] = rate(lambda: model.predict(crops), len(crops), device)
             apart = (model.predict(crops) - expected).abs().max()
         found[f"{name}, values apart, largest"] = float(apart)
     return found

@@ -27,7 +27,8 @@ from scenedetect.detectors import ContentDetector, HashDetector, HistogramDetect
 from trackers import ByteTrackTracker, CBIoUTracker, OCSORTTracker, SORTTracker
 from trackers.utils.iou import BaseIoU, DIoU
 
-from vafer.tracks import CUT_SIZE, MAX_DISTANCE, CutDetector, Tracker, box_distance
+from vafer.cuts import CUT_SIZE, CutDetector
+from vafer.tracks import MAX_DISTANCE, Tracker, box_distance
 
 # First frames of new shots, seen on contact sheets; in `face_then_none_vfr.mov` frame 72 is black.
 CUTS = {

@@ -2,7 +2,8 @@
 
 import threading
 import weakref
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,20 +14,23 @@ import pytest
 import torch
 
 import vafer
-from vafer import faces
-from vafer.batcher import FRAMES_AT_ONCE, Batcher
-from vafer.crops import CropSpec, Patch, cut, cut_on_device
+from tests import clips
+from vafer import annotation, faces
+from vafer.annotation import Progress
+from vafer.batcher import FRAMES_AT_ONCE, Batcher, Found
+from vafer.crops import CropSpec, Patch
 from vafer.faces import Detector, Faces
 from vafer.model import Model
 from vafer.options import Sampling
 from vafer.pipeline import NO_VALUES, Batches
 from vafer.table import FrameResult
+from vafer.workers import DecoderProcess
 
 ONE_FACE = Faces(np.zeros((1, 4), np.float32), np.ones(1, np.float32), None)
 
 
 class Counting:
-    """Finds one face a frame, whose box is at the value of its first pixel; has little memory."""
+    """Finds one face a frame, its score the value of its first pixel; has little memory."""
 
     device = "cpu"
 
@@ -42,60 +46,127 @@ class Counting:
             raise torch.OutOfMemoryError
         self.sizes.append(len(frames))
         values = frames[:, 0, 0, 0].float().numpy()
-        return [Faces(np.full((1, 4), v, np.float32), np.ones(1, np.float32), None) for v in values]
+        return [Faces(np.float32([[0, 0, 4, 4]]), np.float32([v]), None) for v in values]
 
 
-def frame(value: int, side: int = 4) -> np.ndarray:
-    return np.full((side, side, 3), value, np.uint8)
+def model_of(predict: Callable[[torch.Tensor], torch.Tensor]) -> Model:
+    """A model of boxes without a margin, so that a crop shows what is in the box."""
+    crop = CropSpec(kind="box", size=8)
+    model = SimpleNamespace(
+        card=SimpleNamespace(crop=crop), device=torch.device("cpu"), predict=predict
+    )
+    return cast(Model, model)
+
+
+N_AT_ONCE = 5  # faces in a prediction
+
+
+def first_pixel(crops: torch.Tensor) -> torch.Tensor:
+    assert len(crops) == N_AT_ONCE, "predictions are always of as many"
+    return crops[:, 0, 0, :2].clone()
+
+
+class Run:
+    """A batcher, until the end of the test."""
+
+    def __init__(self, detector: object) -> None:
+        self.is_over = threading.Event()
+        self.batcher = Batcher(
+            cast(Detector, detector), model_of(first_pixel), N_AT_ONCE, self.is_over
+        )
+
+    def ask(self, *values: int, side: int = 4) -> "Future[list[Found]]":
+        """Of frames that are filled with a value each."""
+        frames = [np.full((side, side, 3), value, np.uint8) for value in values]
+        return self.batcher.find(self.batcher.upload(np.stack(frames)))
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[object], Run]]:
+    runs: list[Run] = []
+
+    def start(detector: object) -> Run:
+        runs.append(Run(detector))
+        return runs[-1]
+
+    yield start
+    for started in runs:
+        started.is_over.set()
+        started.batcher.thread.join()
 
 
 @pytest.mark.parametrize("most", [1000, 3, 1])
-def test_each_frame_gets_its_own_faces(most: int) -> None:
-    detector, is_over = Counting(most), threading.Event()
-    batcher = Batcher(cast(Detector, detector), is_over)
-    asked = [batcher.find(batcher.upload(frame(i, 4 + i % 3))) for i in range(100)]
-    assert [batcher.wait(found).boxes[0, 0] for found in asked] == [*range(100)]
+def test_each_frame_gets_its_own_faces_and_values(most: int, run: Callable[[object], Run]) -> None:
+    detector = Counting(most)
+    batcher = (started := run(detector)).batcher
+    asked = [started.ask(*range(i, i + 1 + i % 4), side=4 + i % 3) for i in range(0, 100, 4)]
+    for i, waiting in zip(range(0, 100, 4), asked, strict=True):
+        expected = [*range(i, i + 1 + i % 4)]
+        found = batcher.wait(waiting)
+        assert [faces.scores[0] for faces, _ in found] == expected
+        assert [values[0].tolist() for _, values in found] == [[v, v] for v in expected]
     assert max(detector.sizes) <= min(most, FRAMES_AT_ONCE)
-    assert sum(detector.sizes) == 100
-    is_over.set()
-    batcher.thread.join()
+    assert sum(detector.sizes) == sum(1 + i % 4 for i in range(0, 100, 4))
 
 
-def test_memory_that_does_not_suffice_for_one_frame_is_an_error() -> None:
-    is_over = threading.Event()
-    batcher = Batcher(cast(Detector, Counting(0)), is_over)
-    asked = [batcher.find(batcher.upload(frame(i))) for i in range(5)]
-    for found in asked:
-        with pytest.raises(torch.OutOfMemoryError):
-            batcher.wait(found)
-    is_over.set()
+def test_frames_without_and_with_many_faces(run: Callable[[object], Run]) -> None:
+    class Several(Counting):
+        def detect_many(self, frames: torch.Tensor) -> list[Faces]:
+            return [several(int(frame[0, 0, 0])) for frame in frames]
+
+    def several(n: int) -> Faces:
+        return Faces(np.tile(np.float32([0, 0, 4, 4]), (n, 1)), np.ones(n, np.float32), None)
+
+    started = run(Several())
+    assert [len(f) for f, _ in started.batcher.wait(started.ask(0, 0))] == [0, 0]
+    found = started.batcher.wait(started.ask(0, 7, 0, 1, 3))
+    assert [values.shape for _, values in found] == [(n, 2) for n in (0, 7, 0, 1, 3)]
+    assert [values.mean() for _, values in found if len(values)] == [7, 1, 3]
+
+
+def test_memory_that_does_not_suffice_for_one_frame_is_an_error(
+    run: Callable[[object], Run],
+) -> None:
+    class Picky(Counting):
+        """Has no memory for a frame of 3s, however many come with it."""
+
+        def detect_many(self, frames: torch.Tensor) -> list[Faces]:
+            if (frames == 3).any():
+                raise torch.OutOfMemoryError
+            return super().detect_many(frames)
+
+    started = run(Picky())
+    asked = [started.ask(i, i + 100) for i in range(5)]
+    for i, waiting in enumerate(asked):
+        if i == 3:
+            with pytest.raises(torch.OutOfMemoryError):
+                started.batcher.wait(waiting)
+        else:
+            assert [f.scores[0] for f, _ in started.batcher.wait(waiting)] == [i, i + 100]
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), TimeoutError("late")])
-def test_what_detection_raises_is_raised_where_it_is_waited_for(error: Exception) -> None:
+def test_what_detection_raises_is_raised_where_it_is_waited_for(
+    error: Exception, run: Callable[[object], Run]
+) -> None:
     class Broken(Counting):
         def detect_many(self, frames: torch.Tensor) -> list[Faces]:
             if frames[0, 0, 0, 0] == 1:
                 raise error
-            return super().detect_many(frames)[:-1]  # one too few
+            return super().detect_many(frames)
 
-    is_over = threading.Event()
-    batcher = Batcher(cast(Detector, Broken()), is_over)
+    started = run(Broken())
     with pytest.raises(type(error)):
-        batcher.wait(batcher.find(batcher.upload(frame(1))))
-    with pytest.raises(ValueError, match="shorter"):
-        batcher.wait(batcher.find(batcher.upload(frame(2))))
-    assert batcher.thread.is_alive()
-    is_over.set()
+        started.batcher.wait(started.ask(1))
+    assert len(started.batcher.wait(started.ask(2))) == 1
 
 
-def test_who_waits_when_all_is_over_is_told() -> None:
-    is_over = threading.Event()
-    batcher = Batcher(cast(Detector, Counting()), is_over)
-    is_over.set()
-    batcher.thread.join()
+def test_who_waits_when_all_is_over_is_told(run: Callable[[object], Run]) -> None:
+    started = run(Counting())
+    started.is_over.set()
+    started.batcher.thread.join()
     with pytest.raises(CancelledError):
-        batcher.wait(batcher.find(batcher.upload(frame(1))))
+        started.batcher.wait(started.ask(1))
 
 
 def test_predictions_go_on_with_half_a_batch_where_memory_does_not_suffice() -> None:
@@ -107,10 +178,7 @@ def test_predictions_go_on_with_half_a_batch_where_memory_does_not_suffice() -> 
         sizes.append(len(crops))
         return crops[:, 0, 0, :2] / 255
 
-    model = SimpleNamespace(
-        card=SimpleNamespace(crop=CropSpec(size=8)), device=torch.device("cpu"), predict=predict
-    )
-    batches: Batches[int, Any] = Batches(cast(Model, model), 8)
+    batches: Batches[int, Any] = Batches(model_of(predict), 8)
     shift = np.array([[1.0, 0, 0], [0, 1, 0]])
     finished = []
     for i in range(11):
@@ -124,33 +192,20 @@ def test_predictions_go_on_with_half_a_batch_where_memory_does_not_suffice() -> 
     assert sizes == [2] * 6
 
 
-@pytest.mark.parametrize("shift", [3.0, 60.0])  # well within the picture, over its edge
-@pytest.mark.parametrize("factor", [0.4, 1.0, 2.3, 5.0])
-def test_pieces_cut_on_a_device_equal_those_in_memory(factor: float, shift: float) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (120, 170, 3), dtype=np.uint8)
-    matrix = np.array(
-        [[1 / factor, 0.1 / factor, -20 / factor], [-0.1 / factor, 1 / factor, shift]]
-    )
-    expected = cut(image, matrix, 24)
-    found = cut_on_device(torch.from_numpy(image), matrix, 24)
-    assert isinstance(found.pixels, torch.Tensor)
-    np.testing.assert_array_equal(found.to_patch, expected.to_patch)
-    np.testing.assert_allclose(found.pixels.numpy(), expected.pixels, atol=1)
-
-
-def test_a_run_in_batches_gives_the_table_of_a_run_frame_by_frame(
-    shared: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("stage_cuts.mp4", "turning_head.mp4", "face_then_none_vfr.mov"):
-        (tmp_path / name).symlink_to(shared / "videos" / name)
-    how: dict[str, Any] = {
+@pytest.fixture
+def how(shared: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options of a run that goes in batches, on a CPU."""
+    monkeypatch.setattr(faces, "BY_TORCH", ("cpu",))
+    return {
         "model": untrained,
         "detector": shared / "models" / "scrfd_500m.onnx",
         "sampling": Sampling(every=5),
         "detect": "full",
     }
-    expected = vafer.annotate(tmp_path, **how).table
-    monkeypatch.setattr(faces, "BY_TORCH", ("cpu",))
+
+
+def in_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames each batch has that is from now on."""
     sizes: list[int] = []
     real = Detector.detect_many
 
@@ -159,10 +214,12 @@ def test_a_run_in_batches_gives_the_table_of_a_run_frame_by_frame(
         return real(self, frames)
 
     monkeypatch.setattr(Detector, "detect_many", spied)
-    found = vafer.annotate(tmp_path, workers=3, **how).table
-    assert sum(sizes) == len(expected.unique(["video", "frame_index"]))
-    assert max(sizes) > 1
-    keys = pl.col("video", "frame_index", "track_id", "face_source")
+    return sizes
+
+
+def agrees(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    """The same faces, values apart by rounding."""
+    keys = pl.col("video", "frame_index", "pts", "track_id", "face_source")
     assert found.select(keys).equals(expected.select(keys))
     limits = {"x1": 0.5, "y1": 0.5, "x2": 0.5, "y2": 0.5, "det_score": 0.01, "valence": 0.05}
     for column, within in {**limits, "arousal": 0.05}.items():
@@ -170,8 +227,89 @@ def test_a_run_in_batches_gives_the_table_of_a_run_frame_by_frame(
         assert apart.quantile(0.99) < within, (column, apart.max())
 
 
+def test_a_run_in_batches_gives_the_table_of_a_run_frame_by_frame(
+    shared: Path, tmp_path: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stage_cuts.mp4", "turning_head.mp4", "face_then_none_vfr.mov"):
+        (tmp_path / name).symlink_to(shared / "videos" / name)
+    with monkeypatch.context() as by_onnx_runtime:
+        by_onnx_runtime.setattr(faces, "BY_TORCH", ())
+        expected = vafer.annotate(tmp_path, **how).table
+    sizes = in_batches(monkeypatch)
+    found = vafer.annotate(tmp_path, workers=3, **how).table
+    assert sum(sizes) == len(expected.unique(["video", "frame_index"]))
+    assert max(sizes) > 1
+    agrees(found, expected)
+
+
+def test_frames_whose_size_changes_within_a_recording(
+    shared: Path, tmp_path: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two transport streams of other sizes, the second one's times after the first one's."""
+    parts = []
+    for k, size in enumerate(("640:360", "320:240")):
+        parts.append(tmp_path / f"{k}.ts")
+        clips.run(
+            "-i", shared / "videos" / "single_face.mp4", "-frames:v", "15", "-r", "25", "-an",
+            "-vf", f"scale={size},setsar=1", "-bf", "0", "-output_ts_offset", str(0.6 * k),
+            parts[-1],
+        )  # fmt: skip
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(part.read_bytes() for part in parts))
+    how["sampling"] = Sampling(every=2)
+    with monkeypatch.context() as by_onnx_runtime:
+        by_onnx_runtime.setattr(faces, "BY_TORCH", ())
+        expected = vafer.annotate(both, workers=1, **how)
+    assert expected.table["x2"].max() > 320  # of the larger ones
+    assert len(expected.table) == 15
+    agrees(vafer.annotate(both, workers=2, **how).table, expected.table)
+
+
+def test_a_decoder_that_dies_with_frames_ahead_costs_nothing(
+    shared: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = shared / "videos" / "expressive_33s.mp4"
+    undisturbed = vafer.annotate(video, workers=2, **how).table
+    started: list[DecoderProcess] = []
+
+    def start(**options: Any) -> DecoderProcess:
+        started.append(DecoderProcess(**options))
+        return started[-1]
+
+    monkeypatch.setattr(annotation, "DecoderProcess", start)
+    notices: list[str] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.n_frames >= 20 and len(started) == 1:
+            started[0].kill()
+
+    found = vafer.annotate(video, workers=2, on_progress=kill, on_notice=notices.append, **how)
+    assert [notice.split(": ", 1)[1] for notice in notices] == [
+        "the process that decoded it was ended by signal 9: it begins anew"
+    ]
+    agrees(found.table, undisturbed)
+
+
+def test_a_run_that_is_stopped_leaves_no_thread(
+    shared: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.n_frames >= 3:
+            raise KeyboardInterrupt
+
+    video = shared / "videos" / "expressive_33s.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        vafer.annotate([video], workers=2, on_progress=stop, **how)
+    names = {thread.name for thread in threading.enumerate()}
+    assert not names & {"device", "predictor", "lane-0"}
+
+
 def test_memory_that_a_frame_lacks_costs_its_recording(
-    sample: Path, shared: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample: Path,
+    shared: Path,
+    tmp_path: Path,
+    how: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "a.mp4").symlink_to(sample)
     (tmp_path / "b.mp4").symlink_to(shared / "videos" / "crowd_1080p.mp4")
@@ -182,16 +320,8 @@ def test_memory_that_a_frame_lacks_costs_its_recording(
             raise torch.OutOfMemoryError
         return real(self, frames)
 
-    monkeypatch.setattr(faces, "BY_TORCH", ("cpu",))
     monkeypatch.setattr(Detector, "detect_many", small)
-    detector = shared / "models" / "scrfd_500m.onnx"
-    results = vafer.annotate(
-        tmp_path,
-        model=untrained,
-        detector=detector,
-        detect="full",
-        workers=2,
-        sampling=Sampling(every=10),
-    )
+    how["sampling"] = Sampling(every=10)
+    results = vafer.annotate(tmp_path, workers=2, **how)
     assert results.videos["status"].to_list() == ["done", "failed"]
     assert "b.mp4: one of its frames does not fit into the memory" in results.videos["error"][1]

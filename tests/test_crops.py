@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vafer.crops import FACE_TEMPLATE, CropSpec, Patch, cut, similarity, warp
+from vafer.crops import FACE_TEMPLATE, CropSpec, Patch, cut, cut_and_warp, similarity, warp
 from vafer.errors import ModelError
 
 RNG = np.random.default_rng(0)
@@ -163,3 +163,28 @@ def test_a_crop_does_not_depend_on_its_batch() -> None:
     whole = warp(patches, 64)
     assert torch.equal(torch.cat([warp([patch], 64) for patch in patches]), whole)
     assert torch.equal(torch.cat([warp(patches[:2], 64), warp(patches[2:], 64)]), whole)
+
+
+def test_crops_made_on_a_device_equal_those_in_memory() -> None:
+    """Faces of every size, turned, within the picture, over its edges and beside it."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, 120, 170, 3), dtype=np.uint8)
+    frames = np.stack([cv2.GaussianBlur(frame, (0, 0), 1) for frame in frames])
+    matrices, of_frame = [], []
+    for factor in (0.4, 1.0, 2.3, 5.0, 5.9):
+        for shift in (-20.0, 3.0, 60.0, 400.0):
+            turn = rng.uniform(-0.5, 0.5)
+            matrices.append([[1 / factor, turn / factor, -20 / factor],
+                             [-turn / factor, 1 / factor, shift / factor]])  # fmt: skip
+            of_frame.append(rng.integers(3))
+    maps = np.array(matrices)
+    expected = warp(
+        [cut(frames[k], matrix, 24) for k, matrix in zip(of_frame, maps, strict=True)], 24
+    )
+    found = cut_and_warp(torch.from_numpy(frames), np.array(of_frame), maps, 24)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1.001)  # of rounding
+    assert np.abs(found.numpy() - expected.numpy()).mean() < 0.05
+    alone = cut_and_warp(torch.from_numpy(frames), np.array(of_frame[:1]), maps[:1], 24)
+    torch.testing.assert_close(alone, found[:1])
+    assert cut_and_warp(torch.from_numpy(frames), np.array([], int), maps[:0], 24).shape[0] == 0

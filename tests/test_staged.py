@@ -19,9 +19,10 @@ import vafer
 from tests import clips
 from vafer import annotation, staged
 from vafer.annotation import Progress
+from vafer.decoding import N_SLOTS
 from vafer.errors import VideoError
 from vafer.options import Sampling
-from vafer.video import Frame
+from vafer.video import Chunk
 from vafer.workers import DecoderLostError, DecoderProcess
 
 # What CI tries is a small share; VAFER_SOAK=1 in the environment tries all.
@@ -316,6 +317,43 @@ def test_a_run_that_is_killed_goes_on_to_the_same_table(
     assert vafer.read_table(tmp_path / "r.parquet").equals(disturbed)
 
 
+FILL_AND_GROW = """
+mount -t tmpfs -o size=60k tmpfs "$DISK" || exit 9
+"$@"; echo $?
+find "$DISK" -type f | wc -l
+find "$DISK" -name '*.tmp' | wc -l
+mount -o remount,size=20m "$DISK"
+"$@"; echo $?
+cp "$DISK"/r.parquet "$DISK"/r.videos.parquet "$KEPT"
+"""
+
+
+def test_a_disk_that_is_full_keeps_what_is_finished(long_job: list[str], tmp_path: Path) -> None:
+    """On a file system of its own, of 60 kB, which then grows."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    command = [word.replace(str(tmp_path / "r.parquet"), f"{disk}/r.parquet") for word in long_job]
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets no user mount a file system of its own")
+    done = subprocess.run(
+        [*alone, "sh", "-c", FILL_AND_GROW, "sh", *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "DISK": str(disk), "KEPT": str(kept)},
+    )
+    first, n_files, n_temporary, second = map(int, done.stdout.split())
+    assert (first, second) == (1, 0), done.stderr
+    assert "No space left on device" in done.stderr
+    assert n_files >= 2
+    assert n_temporary == 0
+    assert subprocess.run(long_job).returncode == 0
+    assert vafer.read_table(kept / "r.parquet").equals(vafer.read_table(tmp_path / "r.parquet"))
+    videos = pl.read_parquet(kept / "r.videos.parquet")
+    assert videos["status"].to_list() == ["done"] * 12
+
+
 def test_what_a_stage_raises_ends_the_run_and_its_processes(
     videos: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,7 +375,8 @@ class TestDecoderProcess:
         try:
             for _ in range(2):
                 found = list(process.decode(sample, Sampling(every=10), is_retry=False))
-                assert [f.index for f in found if isinstance(f, Frame)] == [0, 10, 20, 30, 40]
+                chunks = [item for item in found if isinstance(item, Chunk)]
+                assert [f.index for c in chunks for f in c.frames] == [0, 10, 20, 30, 40]
                 with pytest.raises(VideoError, match=r"gone\.mp4: no such file"):
                     list(process.decode(tmp_path / "gone.mp4", Sampling(), is_retry=False))
         finally:
@@ -349,7 +388,7 @@ class TestDecoderProcess:
             b"no json",
             b"[]",
             b'{"kind": "other"}',
-            b'{"kind": "frame"}',
+            b'{"kind": "frames"}',
             b'{"kind": "memory", "frame_bytes": 99999999999}',
             b'{"kind": "memory", "frame_bytes": -1}',
             b'{"kind": "memory", "frame_bytes": Infinity}',
@@ -358,8 +397,8 @@ class TestDecoderProcess:
             b'{"kind": "ended", "n_frames": 0, "n_bad_packets": 0, "damage": null,'
             b' "decoder": "pyav"}',
             b'{"kind": "opened", "facts": 5, "n_expected": 1}',
-            b'{"kind": "frame", "memory": 0, "slot": 0, "height": 2, "width": 2, "index": 0,'
-            b' "pts": 0, "time_s": 0}',
+            b'{"kind": "frames", "memory": 0, "slot": 0, "height": 2, "width": 2,'
+            b' "frames": [[0, 0, 0, false]]}',
         ],
     )
     def test_it_is_not_believed(
@@ -385,16 +424,23 @@ class TestDecoderProcess:
         process = DecoderProcess()
         try:
             frames = process.decode(sample, Sampling(), is_retry=False)
-            next(item for item in frames if isinstance(item, Frame))
+            next(item for item in frames if isinstance(item, Chunk))
             ((generation, memory),) = process._memories.items()
-            said = {"memory": generation, "index": 0, "pts": None, "time_s": None}
-            for shape in (
-                {"height": 360, "width": 640, "slot": memory.slots},
-                {"height": 360, "width": 640, "slot": -1},
-                {"height": 3600, "width": 6400, "slot": 0},
-                {"height": -360, "width": -640, "slot": 0},
+            one = [0, None, None, False]
+            said = {"memory": generation, "height": 360, "width": 640, "slot": 0, "frames": [one]}
+            assert len(process._chunk(said).frames) == 1
+            for wrong in (
+                {"slot": N_SLOTS},
+                {"slot": -1},
+                {"height": 3600, "width": 6400},
+                {"height": -360, "width": -640},
+                {"frames": []},
+                {"frames": [one] * (memory.n_in_slot + 1)},
             ):
-                with pytest.raises(ValueError, match="beyond its memory"):
-                    process._frame({**said, **shape})
+                with pytest.raises(ValueError, match="beyond their memory"):
+                    process._chunk({**said, **wrong})
+            for odd in ([0, None, None], [None] * 4, [-1, None, None, False], ["0"] * 4, "none"):
+                with pytest.raises((ValueError, TypeError)):
+                    process._chunk({**said, "frames": [odd]})
         finally:
             process.close()

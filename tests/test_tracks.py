@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from insightface.model_zoo import get_model
 
-from vafer.tracks import CutDetector, Tracker, box_distance
+from vafer.cuts import CutDetector
+from vafer.tracks import Tracker, box_distance
 
 
 def texture(seed: int) -> np.ndarray:

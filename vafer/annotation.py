@@ -236,34 +236,37 @@ class _Tally:
         self._on_progress = on_progress
         self._sizes = {source.video: _size(source) for source in todo}
         self._n_bytes = max(1, sum(self._sizes.values()))
-        self._bytes_done = 0
-        self._at_work: dict[str, _Recording] = {}
+        self._bytes_done = 0.0
+        self._counted: dict[str, tuple[int, int, float]] = {}  # frames, faces, bytes, of each
         self.n_frames = self._n_faces = self._n_done = 0
 
     def count(self, recording: "_Recording") -> None:
         """Tell of a recording that has come on, or to its end."""
-        video = recording.row["video"]
-        self._at_work[video] = recording
-        if recording.row["status"] is not None:
-            del self._at_work[video]
-            self._bytes_done += self._sizes[video]
-            self.n_frames += recording.row["n_frames_analysed"] or 0
-            self._n_faces += recording.row["n_faces"] or 0
+        row, video = recording.row, recording.row["video"]
+        n_frames, n_faces, n_bytes = self._counted.pop(video, (0, 0, 0.0))
+        is_done = row["status"] is not None
+        own = (
+            row["n_frames_analysed"] or 0,
+            row["n_faces"] or 0,
+            (1.0 if is_done else recording.share) * self._sizes[video],
+        )
+        self.n_frames += own[0] - n_frames
+        self._n_faces += own[1] - n_faces
+        self._bytes_done += own[2] - n_bytes
+        if is_done:
             self._n_done += 1
+        else:
+            self._counted[video] = own
         self.report(video)
 
     def report(self, video: str | None) -> None:
-        rows = [recording.row for recording in self._at_work.values()]
-        n_bytes = self._bytes_done + sum(
-            recording.share * self._sizes[name] for name, recording in self._at_work.items()
-        )
         is_over = self._n_done == len(self._sizes)  # though there was nothing to read
         self._on_progress(
             Progress(
-                share=1.0 if is_over else n_bytes / self._n_bytes,
+                share=1.0 if is_over else self._bytes_done / self._n_bytes,
                 video=video,
-                n_frames=self.n_frames + sum(row["n_frames_analysed"] for row in rows),
-                n_faces=self._n_faces + sum(row["n_faces"] for row in rows),
+                n_frames=self.n_frames,
+                n_faces=self._n_faces,
                 n_done=self._n_done,
                 n_videos=len(self._sizes),
             )
@@ -289,7 +292,9 @@ def _run_all(
     with shared_cores(), closing(events(todo)) as stream:
         try:
             for source, event in stream:
-                recording = recordings.setdefault(source.video, _Recording(source, output))
+                if source.video not in recordings:
+                    recordings[source.video] = _Recording(source, output)
+                recording = recordings[source.video]
                 recording.take(event)
                 if isinstance(event, Restarted):
                     on_notice(f"{event.why}: it begins anew")

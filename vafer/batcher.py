@@ -1,7 +1,7 @@
-"""Faces of all lanes' frames in batches, for a detector to which many at once are cheaper.
+"""A GPU's stage: faces, crops and values of all lanes' frames in batches.
 
-A lane gives its frames to the device some ahead of the one that it needs next, so that batches fill
-even with one recording. Detection is one thread's; uploads are the lanes' own.
+A lane gives its frames to the device some ahead of those that it needs next, so that batches fill
+even with one recording. One thread does all that is computed there; uploads are the lanes' own.
 """
 
 import queue
@@ -15,55 +15,61 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from vafer.crops import CropSpec, Patch, cut_on_device
+from vafer.crops import Patch, cut_and_warp
 from vafer.faces import Detector, Faces
-from vafer.pipeline import Walk
+from vafer.model import Model
+from vafer.pipeline import NO_VALUES, Walk
 from vafer.table import FrameResult
-from vafer.video import Frame
+from vafer.video import Chunk, Frame
 
-FRAMES_AT_ONCE = 32  # in a batch of the detector: it takes hardly longer than one (bench/gpu.py)
+FRAMES_AT_ONCE = 32  # in a batch: it takes hardly longer than one (bench/gpu.py)
 PATIENCE_S = 0.2
 NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
-Asked = tuple[torch.Tensor, Future[Faces]]
+Found = tuple[Faces, np.ndarray]  # of a frame, with values (N, 2)
+Asked = tuple[torch.Tensor, Future[list[Found]]]
 
 
 class Batcher:
-    """Runs a detector that is `in_batches` for many threads. is_over: set to end it.
+    """Runs a detector that is `in_batches`, and a model, for many threads.
 
-    Where the device's memory does not suffice, batches of frames of that size are half as large
-    from then on; where not for one frame, whoever waits for it gets torch.OutOfMemoryError.
+    size: faces per prediction. is_over: set to end it. Where the device's memory does not suffice,
+    batches of frames of that size are half as large from then on; where not for one frame, whoever
+    waits for it gets torch.OutOfMemoryError.
     """
 
-    def __init__(self, detector: Detector, is_over: threading.Event) -> None:
-        self.detector, self._is_over = detector, is_over
+    def __init__(
+        self, detector: Detector, model: Model, size: int, is_over: threading.Event
+    ) -> None:
+        self.detector, self.model = detector, model
+        self._size, self._is_over = size, is_over
         self._own = threading.local()  # stream of each thread
         self._most: dict[torch.Size, int] = {}  # frames of a size, where fewer fit
         self._asked: queue.SimpleQueue[Asked] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._run, name="detector", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="device", daemon=True)
         self.thread.start()
 
-    def upload(self, image: np.ndarray) -> torch.Tensor:
-        """A frame uint8 (H, W, 3) on the device; the one in memory can go when this returns."""
+    def upload(self, pictures: np.ndarray) -> torch.Tensor:
+        """Frames uint8 (K, H, W, 3) on the device; those in memory can go when this returns."""
         device = self.detector.device
         if not device.startswith("cuda"):
-            return torch.from_numpy(image).clone()
+            return torch.from_numpy(pictures).clone()
         if not hasattr(self._own, "stream"):
             self._own.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._own.stream):  # beside what computes
-            on_device = torch.from_numpy(image).to(device)
+            on_device = torch.from_numpy(pictures).to(device)
         self._own.stream.synchronize()
         on_device.record_stream(torch.cuda.default_stream(on_device.device))
         return on_device
 
-    def find(self, frame: torch.Tensor) -> Future[Faces]:
-        """The faces of a frame on the device, uint8 (H, W, 3) RGB, at some time."""
-        found: Future[Faces] = Future()
-        self._asked.put((frame, found))
+    def find(self, frames: torch.Tensor) -> Future[list[Found]]:
+        """Of each of the frames on the device, uint8 (K, H, W, 3) RGB, at some time."""
+        found: Future[list[Found]] = Future()
+        self._asked.put((frames, found))
         return found
 
-    def wait(self, found: Future[Faces]) -> Faces:
-        """Raises CancelledError when all is over, and what detection raised."""
+    def wait(self, found: Future[list[Found]]) -> list[Found]:
+        """Raises CancelledError when all is over, and what went wrong with one of the frames."""
         while not found.done():
             if self._is_over.is_set():
                 raise CancelledError
@@ -72,79 +78,119 @@ class Batcher:
         return found.result()
 
     def _run(self) -> None:
-        aside: deque[Asked] = deque()  # frames of another size than the batch before
+        aside: deque[Asked] = deque()  # of another size than the batch before
         while not self._is_over.is_set():
             try:
                 batch = [aside.popleft() if aside else self._asked.get(timeout=PATIENCE_S)]
             except queue.Empty:
                 continue
-            shape = batch[0][0].shape
+            shape, n_frames = batch[0][0].shape[1:], len(batch[0][0])
             others: deque[Asked] = deque()
-            while len(batch) < self._most.get(shape, FRAMES_AT_ONCE):
+            while n_frames < FRAMES_AT_ONCE:
                 try:
                     asked = aside.popleft() if aside else self._asked.get_nowait()
                 except queue.Empty:
                     break
-                (batch if asked[0].shape == shape else others).append(asked)
+                if asked[0].shape[1:] == shape and n_frames + len(asked[0]) <= FRAMES_AT_ONCE:
+                    batch.append(asked)
+                    n_frames += len(asked[0])
+                else:
+                    others.append(asked)
             aside.extendleft(reversed(others))
-            self._find(batch)
+            self._answer(batch)
 
-    def _find(self, batch: list[Asked]) -> None:
-        if self._fits(batch):
-            return
-        half = len(batch) // 2  # what did not fit is let go of by now
-        self._most[batch[0][0].shape] = half
-        self._find(batch[:half])
-        self._find(batch[half:])
-
-    def _fits(self, batch: list[Asked]) -> bool:
-        """Find the faces of a batch; whether there was memory enough, or no less can be asked."""
+    def _answer(self, batch: list[Asked]) -> None:
         try:
-            faces = self.detector.detect_many(torch.stack([frame for frame, _ in batch]))
-            for (_, found), own in zip(batch, faces, strict=True):
-                found.set_result(own)
-        except torch.OutOfMemoryError:
-            if len(batch) > 1:
-                return False
-            # Another one, that does not hold on to what was tried.
-            batch[0][1].set_exception(torch.OutOfMemoryError("one frame does not fit"))
+            frames = torch.cat([frames for frames, _ in batch])
+            found = self._process(frames)
         except BaseException as error:  # to be raised where it is waited for
-            for _, found in batch:
-                if not found.done():
-                    found.set_exception(error)
-        return True
+            for _, waiting in batch:
+                waiting.set_exception(error)
+            return
+        for frames, waiting in batch:
+            own, found = found[: len(frames)], found[len(frames) :]
+            lacking = next((o for o in own if isinstance(o, torch.OutOfMemoryError)), None)
+            if lacking is not None:
+                waiting.set_exception(lacking)
+            else:
+                waiting.set_result([o for o in own if not isinstance(o, torch.OutOfMemoryError)])
+
+    def _process(self, frames: torch.Tensor) -> list[Found | torch.OutOfMemoryError]:
+        """In batches as large as fit."""
+        found: list[Found | torch.OutOfMemoryError] = []
+        while len(frames):
+            most = self._most.get(frames.shape[1:], FRAMES_AT_ONCE)
+            try:
+                found += self._on_device(frames[:most])
+                frames = frames[most:]
+                continue
+            except torch.OutOfMemoryError:
+                n_tried = len(frames[:most])
+            # What was tried is let go of by now.
+            if n_tried > 1:
+                self._most[frames.shape[1:]] = n_tried // 2
+            else:
+                found.append(torch.OutOfMemoryError("one frame does not fit"))
+                frames = frames[1:]
+        return found
+
+    def _on_device(self, frames: torch.Tensor) -> list[Found]:
+        faces = self.detector.detect_many(frames)
+        counts = [len(own) for own in faces]
+        if not sum(counts):
+            return [(own, NO_VALUES) for own in faces]
+        some = [own for own in faces if len(own)]
+        landmarks = [own.landmarks for own in some if own.landmarks is not None]
+        crop = self.model.card.crop
+        matrices = crop.matrices(
+            np.concatenate([own.boxes for own in some]),
+            np.concatenate(landmarks) if landmarks else None,
+        )
+        of_frame = np.repeat(np.arange(len(frames)), counts)
+        crops = cut_and_warp(frames, of_frame, matrices, crop.size)
+        parts = torch.split(crops, self._size)
+        values = torch.cat([self._predict(part) for part in parts]).numpy()
+        return list(zip(faces, np.split(values, np.cumsum(counts)[:-1]), strict=True))
+
+    def _predict(self, crops: torch.Tensor) -> torch.Tensor:
+        """Always as many at once: values do not depend, to the last bit, on who came with them."""
+        n_more = self._size - len(crops)
+        return self.model.predict(torch.cat([crops, crops.new_zeros(n_more, *crops.shape[1:])]))[
+            : len(crops)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    frame: Frame  # without its picture
-    is_cut: bool
-    on_device: torch.Tensor
-    found: Future[Faces]
+    frames: list[Frame]  # without their pictures
+    found: Future[list[Found]]
 
 
 class WalkAhead(Walk):
-    """A walk whose faces are found by a batcher, `n_ahead` frames ahead."""
+    """A walk whose faces and values a batcher finds, about `n_ahead` frames ahead."""
 
-    def __init__(self, batcher: Batcher, crop: CropSpec, n_ahead: int) -> None:
-        super().__init__(batcher.detector, crop, searches=False)
+    def __init__(self, batcher: Batcher, n_ahead: int) -> None:
+        super().__init__(batcher.detector, batcher.model.card.crop, searches=False)
         self._batcher, self._n_ahead = batcher, n_ahead
         self._ahead: deque[_Ahead] = deque()
+        self._n_frames = 0
 
-    def take(self, frame: Frame) -> Iterator[tuple[FrameResult, list[Patch]]]:
-        on_device = self._batcher.upload(frame.image)
-        found = self._batcher.find(on_device)
-        is_cut = self.is_cut(frame.image)
-        self._ahead.append(_Ahead(replace(frame, image=NO_PICTURE), is_cut, on_device, found))
-        if len(self._ahead) > self._n_ahead:
-            yield self._next()
+    def take(self, chunk: Chunk) -> Iterator[tuple[FrameResult, list[Patch]]]:
+        found = self._batcher.find(self._batcher.upload(chunk.pictures))
+        frames = [replace(frame, image=NO_PICTURE) for frame in chunk.frames]
+        self._ahead.append(_Ahead(frames, found))
+        self._n_frames += len(frames)
+        while self._n_frames > self._n_ahead:
+            yield from self._next()
 
     def rest(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
         while self._ahead:
-            yield self._next()
+            yield from self._next()
 
-    def _next(self) -> tuple[FrameResult, list[Patch]]:
+    def _next(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
         ahead = self._ahead.popleft()
-        faces = self._batcher.wait(ahead.found)
-        result, maps = self.link(ahead.frame, faces, "full", is_cut=ahead.is_cut)
-        return result, [cut_on_device(ahead.on_device, m, self.crop.size) for m in maps]
+        self._n_frames -= len(ahead.frames)
+        for frame, (faces, values) in zip(
+            ahead.frames, self._batcher.wait(ahead.found), strict=True
+        ):
+            yield replace(self.link(frame, faces, "full"), values=values), []

@@ -152,48 +152,43 @@ class Patch:
     """What one crop needs of its frame, so that the frame can go: a piece and the map into it.
 
     pixels: uint8 (h, w, 3), a piece of the frame, shrunk by a whole factor where the face is larger
-    than the crop; in memory or on a device. to_patch: float64 (2, 3), crop pixels → pixels of the
-    piece.
+    than the crop. to_patch: float64 (2, 3), crop pixels → pixels of the piece.
     """
 
-    pixels: np.ndarray | torch.Tensor
+    pixels: np.ndarray
     to_patch: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """A piece of a frame, columns x0 … x1 and rows y0 … y1, that is averaged by a whole factor."""
+class _Pieces:
+    """Pieces of frames, columns x0 … x1 and rows y0 … y1, each averaged by a whole factor.
 
-    x0: int
-    x1: int
-    y0: int
-    y1: int
-    factor: int
+    low, high: int (N, 2), x and y. factor: int (N,). to_patch: see `Patch`, (N, 2, 3).
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    factor: np.ndarray
     to_patch: np.ndarray
 
     @classmethod
-    def of(cls, shape: tuple[int, int], matrix: np.ndarray, size: int) -> "_Piece":
-        height, width = shape
-        to_frame = np.asarray(cv2.invertAffineTransform(matrix), np.float64)
-        corners = np.array([[0, 0, 1], [size - 1, 0, 1], [0, size - 1, 1], [size - 1, size - 1, 1]])
-        reached = corners @ to_frame.T
-        factor = max(1, int(np.sqrt(abs(np.linalg.det(to_frame[:, :2])))))
+    def of(cls, shape: tuple[int, int], matrices: np.ndarray, size: int) -> "_Pieces":
+        """What crops `matrices` (N, 2, 3) of `size` pixels need of frames (height, width)."""
+        to_frame = np.stack([cv2.invertAffineTransform(matrix) for matrix in matrices])
+        linear, shift = to_frame[:, :, :2], to_frame[:, :, 2:]
+        corners = (size - 1) * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+        reached = corners @ linear.transpose(0, 2, 1) + shift.transpose(0, 2, 1)
+        factor = np.sqrt(np.abs(np.linalg.det(linear))).astype(int).clip(min=1)
         # One sample further on each side for the bilinear neighbours.
-        low = np.floor(reached.min(axis=0)) - factor
-        high = np.ceil(reached.max(axis=0)) + factor + 1
-        x0, y0 = (int(np.clip(v, 0, n - 1)) for v, n in zip(low, (width, height), strict=True))
-        x1, y1 = (int(np.clip(v, s + 1, n)) for v, s, n in
-                  zip(high, (x0, y0), (width, height), strict=True))  # fmt: skip
-        to_patch = to_frame.copy()
-        to_patch[:, 2] += 0.5 - np.array([x0, y0])
-        to_patch /= factor
-        to_patch[:, 2] -= 0.5
-        return cls(x0, x1, y0, y1, factor, to_patch)
-
-    @property
-    def missing(self) -> tuple[int, int]:
-        """Rows and columns that a whole number of averages lacks at the end."""
-        return -(self.y1 - self.y0) % self.factor, -(self.x1 - self.x0) % self.factor
+        low = np.floor(reached.min(axis=1)) - factor[:, None]
+        high = np.ceil(reached.max(axis=1)) + factor[:, None] + 1
+        sides = np.array(shape[::-1])
+        low = low.clip(0, sides - 1).astype(int)
+        high = high.clip(low + 1, sides).astype(int)
+        to_frame[:, :, 2] += 0.5 - low
+        to_patch = to_frame / factor[:, None, None]
+        to_patch[:, :, 2] -= 0.5
+        return cls(low, high, factor, to_patch)
 
 
 def cut(image: np.ndarray, matrix: np.ndarray, size: int) -> Patch:
@@ -202,26 +197,70 @@ def cut(image: np.ndarray, matrix: np.ndarray, size: int) -> Patch:
     A face n times the crop's size is first averaged over whole n x n pixels: plain bilinear
     sampling would skip most of them, and flicker from frame to frame.
     """
-    of = _Piece.of(image.shape[:2], matrix, size)
-    piece = image[of.y0 : of.y1, of.x0 : of.x1]
-    if of.factor > 1:
-        rows, columns = of.missing
+    of = _Pieces.of(image.shape[:2], matrix[None], size)
+    (x0, y0), (x1, y1), factor = of.low[0], of.high[0], int(of.factor[0])
+    piece = image[y0:y1, x0:x1]
+    if factor > 1:
+        rows, columns = -(y1 - y0) % factor, -(x1 - x0) % factor  # that the last average lacks
         piece = cv2.copyMakeBorder(piece, 0, rows, 0, columns, cv2.BORDER_REPLICATE)
-        shrunk = (piece.shape[1] // of.factor, piece.shape[0] // of.factor)
+        shrunk = (piece.shape[1] // factor, piece.shape[0] // factor)
         piece = cv2.resize(piece, shrunk, interpolation=cv2.INTER_AREA)
-    return Patch(np.array(piece, order="C"), of.to_patch)  # the frame may go
+    return Patch(np.array(piece, order="C"), of.to_patch[0])  # the frame may go
 
 
-def cut_on_device(frame: torch.Tensor, matrix: np.ndarray, size: int) -> Patch:
-    """The same of a frame that is on a device, uint8 (H, W, 3); the piece stays there."""
-    of = _Piece.of((frame.shape[0], frame.shape[1]), matrix, size)
-    piece = frame[of.y0 : of.y1, of.x0 : of.x1]
-    if of.factor > 1:
-        rows, columns = of.missing
-        planes = piece.permute(2, 0, 1)[None].float()
-        planes = F.avg_pool2d(F.pad(planes, (0, columns, 0, rows), mode="replicate"), of.factor)
-        return Patch(planes[0].permute(1, 2, 0).round().byte(), of.to_patch)
-    return Patch(piece.clone(), of.to_patch)  # the frame may go
+def cut_and_warp(
+    frames: torch.Tensor, of_frame: np.ndarray, matrices: np.ndarray, size: int
+) -> torch.Tensor:
+    """What `warp` gives of what is `cut`, within rounding, of all faces of frames on a device.
+
+    frames uint8 (K, H, W, 3). of_frame int (N,): whose face it is. matrices (N, 2, 3): see
+    `CropSpec.matrices`. Returns float32 (N, 3, size, size), 0..255.
+    """
+    crops = torch.empty((len(matrices), 3, size, size), device=frames.device)
+    if not len(matrices):
+        return crops
+    of = _Pieces.of((frames.shape[1], frames.shape[2]), matrices, size)
+    # All numbers in one copy, as each waits for the device; float32 is exact for those of pixels.
+    numbers = np.concatenate(
+        [of.to_patch.reshape(-1, 6), of.low, of.high - 1, of_frame[:, None]], axis=1
+    )
+    told = torch.from_numpy(numbers.astype(np.float32)).to(frames.device)
+    for factor in np.unique(of.factor):
+        if (of.factor == factor).all():
+            return _sampled(frames, told, int(factor), size)
+        chosen = torch.from_numpy((of.factor == factor).nonzero()[0]).to(frames.device)
+        crops[chosen] = _sampled(frames, told[chosen], int(factor), size)
+    return crops
+
+
+def _sampled(frames: torch.Tensor, told: torch.Tensor, factor: int, size: int) -> torch.Tensor:
+    """Crops of pieces with one factor; told (N, 11): `to_patch`, first and last x, y, frame."""
+    own = told[:, :, None, None]
+    steps = torch.arange(size, dtype=torch.float32, device=frames.device)
+    # In whole averages; clamped, so that what lies outside the frame repeats its edge.
+    last_x = ((own[:, 8] - own[:, 6]) / factor).floor()
+    last_y = ((own[:, 9] - own[:, 7]) / factor).floor()
+    x = own[:, 0] * steps + own[:, 1] * steps[:, None] + own[:, 2]
+    y = own[:, 3] * steps + own[:, 4] * steps[:, None] + own[:, 5]
+    x, y = x.clamp_min(0).minimum(last_x), y.clamp_min(0).minimum(last_y)
+    left, top = x.floor(), y.floor()
+    right, bottom = (left + 1).minimum(last_x), (top + 1).minimum(last_y)
+    offsets = torch.arange(factor, device=frames.device)
+    whole = told[:, 6:, None, None, None].long()
+
+    def averages(column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """(N, size, size) → the averages there, (N, size, size, 3)."""
+        columns = (whole[:, 0] + factor * column.long()[..., None] + offsets).minimum(whole[:, 2])
+        rows = (whole[:, 1] + factor * row.long()[..., None] + offsets).minimum(whole[:, 3])
+        pixels = frames[whole[:, 4, ..., None], rows[..., None], columns[..., None, :]]
+        if factor == 1:
+            return pixels[..., 0, 0, :].float()
+        return (pixels.sum(dim=(3, 4), dtype=torch.int32) / factor**2).round()
+
+    across, down = (x - left)[..., None], (y - top)[..., None]
+    upper = torch.lerp(averages(left, top), averages(right, top), across)
+    lower = torch.lerp(averages(left, bottom), averages(right, bottom), across)
+    return torch.lerp(upper, lower, down).permute(0, 3, 1, 2)
 
 
 def warp(patches: list[Patch], size: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -243,7 +282,7 @@ def warp(patches: list[Patch], size: int, device: torch.device | str = "cpu") ->
     grid = ((2 * grid + 1) / sides - 1).to(device)
     crops = [
         F.grid_sample(
-            torch.as_tensor(patch.pixels).to(device).permute(2, 0, 1)[None].float(),
+            torch.from_numpy(patch.pixels).to(device).permute(2, 0, 1)[None].float(),
             own[None],
             mode="bilinear",
             align_corners=False,

@@ -2,8 +2,8 @@
 
 What comes out of a file may take the decoder over, so it runs confined, and the other side believes
 nothing that it says (`vafer.workers`): both talk in JSON, a message a packet of the socket. Frames
-lie in memory that both map, in slots; each message of a frame names a slot, which is this side's
-again when it comes back. A side that finds the socket closed stops.
+lie in memory that both map, some in each slot; a message of frames names a slot, which is this
+side's again when it comes back. A side that finds the socket closed stops.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST_MESSAGE = 1 << 16  # bytes
 LONGEST_TEXT = 4000  # characters of an error
-SLOTS_BYTES, FEWEST_SLOTS, MOST_SLOTS = 64 << 20, 3, 32
+N_SLOTS, SLOT_BYTES, MOST_FRAMES = 4, 16 << 20, 8  # as near to SLOT_BYTES as whole frames come
 ALIVE_EVERY_S = 1.0
 OUT_OF_MEMORY = 77  # exit status
 
@@ -41,9 +41,14 @@ def facts_of(info: "VideoInfo") -> dict[str, Any]:
     }
 
 
-def n_slots(frame_bytes: int) -> int:
-    """How many frames of this size are in flight at most."""
-    return min(MOST_SLOTS, max(FEWEST_SLOTS, SLOTS_BYTES // max(1, frame_bytes)))
+def frames_in_slot(frame_bytes: int) -> int:
+    """How many frames of this size are handed over at once: each time costs the other side some."""
+    return min(MOST_FRAMES, max(1, SLOT_BYTES // max(1, frame_bytes)))
+
+
+def slots_bytes(frame_bytes: int) -> int:
+    """Of all slots."""
+    return N_SLOTS * frames_in_slot(frame_bytes) * frame_bytes
 
 
 class Link:
@@ -52,14 +57,18 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._memory: mmap.mmap | None = None
-        self._slot_bytes = 0
+        self._frame_bytes = 0  # of the largest that it is made for
+        self._n_in_slot = 0
         self._generation = 0  # of the memory
         self._free: list[int] = []
+        self._shown: list[list[Any]] = []  # frames in the slot `_free[-1]`, not told of yet
+        self._shape: tuple[int, ...] = ()  # of their pictures
         self._said_s = time.monotonic()
 
     def tell(self, kind: str, **values: Any) -> None:
-        self._socket.sendall(json.dumps({"kind": kind, **values}).encode())
-        self._said_s = time.monotonic()
+        """Say something, after all that was shown before it."""
+        self._hand_over()
+        self._say(kind, **values)
 
     def alive(self) -> None:
         """Show that something goes on, now and then."""
@@ -74,21 +83,35 @@ class Link:
         return None
 
     def show(self, frame: "Frame") -> None:
-        """Hand over a frame; waits until there is room."""
-        if self._memory is None or frame.image.nbytes > self._slot_bytes:
-            self._ask_for_memory(frame.image.nbytes)
+        """Hand over a frame, with the next ones; waits until there is room."""
+        n_bytes = frame.image.nbytes
+        if n_bytes > self._frame_bytes:
+            self._ask_for_memory(n_bytes)
+        if frame.image.shape != self._shape:
+            self._hand_over()
+            self._shape = frame.image.shape
         while not self._free:
             if self._receive() is None:
                 raise BrokenPipeError
-        slot = self._free.pop()
         assert self._memory is not None
-        start = slot * self._slot_bytes
-        self._memory[start : start + frame.image.nbytes] = frame.image.data.cast("B")
-        height, width = frame.image.shape[:2]
-        self.tell(
-            "frame", memory=self._generation, slot=slot, height=height, width=width,
-            index=frame.index, pts=frame.pts, time_s=frame.time_s,
-        )  # fmt: skip
+        start = self._free[-1] * self._n_in_slot * self._frame_bytes + len(self._shown) * n_bytes
+        self._memory[start : start + n_bytes] = frame.image.data.cast("B")
+        self._shown.append([frame.index, frame.pts, frame.time_s, frame.is_cut])
+        if len(self._shown) == self._n_in_slot:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._shown:
+            height, width = self._shape[:2]
+            shown, self._shown = self._shown, []
+            self._say(
+                "frames", memory=self._generation, slot=self._free.pop(), height=height,
+                width=width, frames=shown,
+            )  # fmt: skip
+
+    def _say(self, kind: str, **values: Any) -> None:
+        self._socket.sendall(json.dumps({"kind": kind, **values}).encode())
+        self._said_s = time.monotonic()
 
     def _ask_for_memory(self, frame_bytes: int) -> None:
         self.tell("memory", frame_bytes=frame_bytes)
@@ -103,12 +126,12 @@ class Link:
             return None
         message: dict[str, Any] = json.loads(text)
         if message["kind"] == "free" and message["memory"] == self._generation:
-            self._free.append(message["slot"])
+            self._free.insert(0, message["slot"])
         elif message["kind"] == "memory":
-            self._slot_bytes, self._generation = message["slot_bytes"], message["memory"]
-            count = message["slots"]
-            self._memory = mmap.mmap(descriptors[0], count * self._slot_bytes)
-            self._free = list(range(count))
+            self._frame_bytes, self._generation = message["frame_bytes"], message["memory"]
+            self._n_in_slot = frames_in_slot(self._frame_bytes)
+            self._memory = mmap.mmap(descriptors[0], slots_bytes(self._frame_bytes))
+            self._free = list(range(N_SLOTS))
             os.close(descriptors[0])
         return message
 
@@ -127,6 +150,7 @@ def decode(link: Link, job: dict[str, Any]) -> None:
     from dataclasses import replace
 
     from vafer import container
+    from vafer.cuts import with_cuts
     from vafer.errors import VideoError, display_path
     from vafer.options import Sampling
     from vafer.probe import probe
@@ -142,7 +166,7 @@ def decode(link: Link, job: dict[str, Any]) -> None:
         link.tell("opened", facts=facts_of(info), n_expected=n_expected)
         n_threads = 1 if job["is_retry"] else job["n_threads"]
         reader = VideoReader(info, sampling=Sampling(**job["sampling"]), n_threads=n_threads)
-        for frame in reader:
+        for frame in with_cuts(reader):
             link.show(frame)
         link.tell(
             "ended", n_frames=reader.n_frames, damage=reader.damage,
@@ -161,8 +185,8 @@ def decode(link: Link, job: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    number, memory_bytes = map(int, sys.argv[1:])
-    confine(memory_bytes)
+    number, most_bytes = map(int, sys.argv[1:])
+    confine(most_bytes)
     with socket.socket(fileno=number) as sock:
         serve(Link(sock))
 

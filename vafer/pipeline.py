@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from vafer.crops import CropSpec, Patch, cut, warp
+from vafer.cuts import with_cuts
 from vafer.errors import ModelError
 from vafer.faces import Detector, Faces
 from vafer.model import Model
 from vafer.search import Search
 from vafer.table import FrameResult
-from vafer.tracks import CutDetector, Tracker
-from vafer.video import Frame
+from vafer.tracks import Tracker
+from vafer.video import Chunk, Frame
 
 FRAMES_AT_ONCE = 1024  # most frames whose rows wait for a batch of faces to fill up
 PICTURES_PER_SECOND = 25.0  # what the tracker takes for the rate of recordings without timestamps
@@ -32,11 +33,12 @@ class Walk:
     def __init__(self, detector: Detector, crop: CropSpec, *, searches: bool) -> None:
         self.crop = crop
         self._search = Search(detector, is_on=searches)
-        self._cuts, self._tracker = CutDetector(), Tracker()
+        self._tracker = Tracker()
 
-    def take(self, frame: Frame) -> Iterator[tuple[FrameResult, list[Patch]]]:
-        """Take in the next frame; yields what `step` gives, of this frame or of earlier ones."""
-        yield self.step(frame)
+    def take(self, chunk: Chunk) -> Iterator[tuple[FrameResult, list[Patch]]]:
+        """Take in the next frames; yields what `step` gives, of these or of earlier ones."""
+        for frame in chunk.frames:
+            yield self.step(frame)
 
     def rest(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
         """The frames that were taken in and are still to come, after the last."""
@@ -44,24 +46,18 @@ class Walk:
 
     def step(self, frame: Frame) -> tuple[FrameResult, list[Patch]]:
         """The next frame's faces, and what their crops need of it; the frame itself can go."""
-        is_cut = self.is_cut(frame.image)
-        faces, source = self._search.find(frame.image, time_s=_time_of(frame), is_cut=is_cut)
-        result, maps = self.link(frame, faces, source, is_cut=is_cut)
-        return result, [cut(frame.image, matrix, self.crop.size) for matrix in maps]
+        time_s = _time_of(frame)
+        faces, source = self._search.find(frame.image, time_s=time_s, is_cut=frame.is_cut)
+        maps = self.crop.matrices(faces.boxes, faces.landmarks) if len(faces) else ()
+        patches = [cut(frame.image, matrix, self.crop.size) for matrix in maps]
+        return self.link(frame, faces, source), patches
 
-    def is_cut(self, image: np.ndarray) -> bool:
-        """Whether the next frame starts a shot; asked for each frame once, in order."""
-        return self._cuts.update(image)
-
-    def link(
-        self, frame: Frame, faces: Faces, source: str, *, is_cut: bool
-    ) -> tuple[FrameResult, np.ndarray]:
-        """The next frame's faces with their tracks, and the maps into their crops (N, 2, 3)."""
-        ids = self._tracker.update(faces.boxes, faces.scores, time_s=_time_of(frame), is_cut=is_cut)
-        result = FrameResult(frame.index, frame.pts, frame.time_s, faces, ids, NO_VALUES, source)
-        if not len(faces):
-            return result, np.empty((0, 2, 3))
-        return result, self.crop.matrices(faces.boxes, faces.landmarks)
+    def link(self, frame: Frame, faces: Faces, source: str) -> FrameResult:
+        """The next frame's faces with their tracks."""
+        ids = self._tracker.update(
+            faces.boxes, faces.scores, time_s=_time_of(frame), is_cut=frame.is_cut
+        )
+        return FrameResult(frame.index, frame.pts, frame.time_s, faces, ids, NO_VALUES, source)
 
 
 def _time_of(frame: Frame) -> float:
@@ -105,7 +101,7 @@ class Batches(Generic[Owner, Item]):
     def _finished(self) -> Iterator[tuple[Owner, FrameResult | Item]]:
         while self._waiting and self._waiting[0][2] <= len(self._values):
             owner, item, n_faces = self._waiting.popleft()
-            if isinstance(item, FrameResult) and n_faces:
+            if isinstance(item, FrameResult) and n_faces:  # else it has none, or its values
                 values = np.stack([self._values.popleft() for _ in range(n_faces)])
                 item = replace(item, values=values)
             yield owner, item
@@ -151,7 +147,7 @@ class Pipeline:
         """Walk through the frames of one recording; yields finished ones in order, in batches."""
         walk = Walk(self.detector, self.model.card.crop, searches=self.searches)
         batches: Batches[None, FrameResult] = Batches(self.model, self.batch_size)
-        for frame in frames:
+        for frame in with_cuts(frames):
             if finished := [result for _, result in batches.add(None, *walk.step(frame))]:
                 yield finished
         if finished := [result for _, result in batches.finish()]:

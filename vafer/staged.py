@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ from vafer.model import Model
 from vafer.options import Sampling
 from vafer.pipeline import Batches, Walk
 from vafer.table import FrameResult
-from vafer.video import Frame
+from vafer.video import Chunk
 from vafer.workers import DecoderLostError, DecoderProcess, Ended, Opened
 
-FRAMES_IN_QUEUE = 64  # between a stage and the next
+IN_QUEUE = 8  # between a stage and the next: mostly of as many frames as a decoder hands over
 MOST_LANES = 16  # unless more are asked for: beyond, threads of one process wait for one another
 STOP_WITHIN_S = 3.0
 PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
@@ -105,12 +105,16 @@ class _Run:
         for source in sources:
             self._todo.put(source)
         self._is_over = threading.Event()
-        self._found: queue.Queue[tuple[Source, Event, list[Patch]] | None]
-        self._found = queue.Queue(FRAMES_IN_QUEUE)
-        self._done: queue.Queue[tuple[Source, Event] | BaseException | None]
-        self._done = queue.Queue(FRAMES_IN_QUEUE)
+        self._found: queue.Queue[tuple[Source, list[tuple[Event, list[Patch]]]] | None]
+        self._found = queue.Queue(IN_QUEUE)
+        self._done: queue.Queue[list[tuple[Source, Event]] | BaseException | None]
+        self._done = queue.Queue(IN_QUEUE)
         self._n_lanes = n_lanes
-        self._batcher = Batcher(stages.batched, self._is_over) if stages.batched else None
+        self._batcher = (
+            Batcher(stages.batched, stages.model, stages.batch_size, self._is_over)
+            if stages.batched
+            else None
+        )
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
             for name, work in [
@@ -133,7 +137,7 @@ class _Run:
                 return
             if isinstance(item, BaseException):
                 raise item
-            yield item
+            yield from item
 
     def stop(self) -> None:
         self._is_over.set()
@@ -171,17 +175,23 @@ class _Run:
             except queue.Empty:
                 if self._is_over.is_set():
                     return
-                for finished in batches.finish():  # what is whole is to be kept, not to wait
-                    self._put(self._done, finished)
+                self._put_some(batches.finish())  # what is whole is to be kept, not to wait
                 continue
             if item is None:
                 n_lanes -= 1
                 continue
-            for finished in batches.add(*item):
-                self._put(self._done, finished)
-        for finished in batches.finish():
-            self._put(self._done, finished)
+            source, events = item
+            self._put_some(
+                finished
+                for event, patches in events
+                for finished in batches.add(source, event, patches)
+            )
+        self._put_some(batches.finish())
         self._put(self._done, None)
+
+    def _put_some(self, events: Iterable[tuple[Source, Event]]) -> None:
+        if finished := list(events):
+            self._put(self._done, finished)
 
     def _lane(self) -> None:
         detector = None if self._batcher else self._stages.make_detector(self._n_threads)
@@ -235,24 +245,21 @@ class _Run:
     def _walk(
         self, source: Source, decoder: DecoderProcess, detector: Detector | None, *, is_retry: bool
     ) -> None:
-        crop = self._stages.model.card.crop
         if detector is None:
             assert self._batcher is not None
-            n_ahead = max(1, 2 * FRAMES_AT_ONCE // self._n_lanes)
-            walk: Walk = WalkAhead(self._batcher, crop, n_ahead)
+            walk: Walk = WalkAhead(self._batcher, max(1, 2 * FRAMES_AT_ONCE // self._n_lanes))
         else:
+            crop = self._stages.model.card.crop
             walk = Walk(detector, crop, searches=self._stages.searches)
         for item in decoder.decode(source.path, self._stages.sampling, is_retry=is_retry):
-            if isinstance(item, Frame):
-                for result, patches in walk.take(item):
-                    self._tell(source, result, patches)
+            if isinstance(item, Chunk):
+                if results := list(walk.take(item)):
+                    self._put(self._found, (source, results))
             else:
-                for result, patches in walk.rest():
-                    self._tell(source, result, patches)
-                self._tell(source, item)
+                self._put(self._found, (source, [*walk.rest(), (item, [])]))
 
-    def _tell(self, source: Source, event: Event, patches: list[Patch] | None = None) -> None:
-        self._put(self._found, (source, event, patches or []))
+    def _tell(self, source: Source, event: Event) -> None:
+        self._put(self._found, (source, [(event, [])]))
 
 
 class _OverError(Exception):

@@ -7,27 +7,15 @@ sparsely sampled frames: at every 5th frame of a talking man, SORT's most freque
 his frames, ours all. Its best, OC-SORT at IoU 0.1, switched ids as often as ours but put 31 faces
 under someone else's id where ours put 4, half of them by handing the id of a large face to a small
 one behind it; and all of its trackers leave the first sight of a face without an id.
-
-Cuts are PySceneDetect's `ContentDetector` at its own threshold, with one veto: a cut changes the
-layout of the picture, while a flash or an exposure step changes its brightness only. Alone, the
-detector takes 25 to 100 % of simulated flashes for cuts, by strength; with the veto, none.
 """
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from scenedetect import FrameTimecode
-from scenedetect.detectors import ContentDetector
 from scipy.optimize import linear_sum_assignment
 
 MAX_DISTANCE = 1.0  # in `box_distance`: one face size aside, or half or twice the size
 TIME_TOLERANCE_S = 1e-6  # timestamps are rationals: 0.5 s must not become 0.5000000001 s
-
-CUT_SIZE = (160, 90)  # width, height; cuts show at any size, and 1080p costs 1.6 ms this way
-LAYOUT_SIZE = (32, 18)  # coarse enough that a moving head leaves most of the layout in place
-MAX_LAYOUT_CORRELATION = 0.5
-BLANK_STD = 2.0  # grey levels of the layout; the darkest real shot measured has 17
 
 
 @dataclass(frozen=True)
@@ -52,46 +40,6 @@ def box_distance(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
     return apart / (area_a * area_b) ** 0.25 + np.abs(np.log2(area_a / area_b)) / 2
 
 
-class CutDetector:
-    """Finds shot cuts frame by frame, looking back only; one per video.
-
-    Dissolves are not found: no two neighbouring frames differ enough.
-    """
-
-    def __init__(self) -> None:
-        # No minimum length of a shot: it would hold a cut back until later frames are known.
-        self._content = ContentDetector(min_scene_len=0)
-        self._layout: np.ndarray | None = None
-        self._after_blank = False
-
-    def update(self, image: np.ndarray) -> bool:
-        """Whether `image`, uint8 (H, W, 3) RGB, starts a new shot; never for the first frame.
-
-        A blank frame (black, or burnt out by a flash) starts none: the frame after it is compared
-        with the frame before it.
-        """
-        small = cv2.resize(image, CUT_SIZE, interpolation=cv2.INTER_AREA)
-        layout = cv2.resize(
-            cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), LAYOUT_SIZE, interpolation=cv2.INTER_AREA
-        )
-        if layout.std() < BLANK_STD:
-            self._after_blank = True
-            return False
-        # PySceneDetect only hands the timecode back as the cut's name.
-        changed = bool(
-            self._content.process_frame(
-                FrameTimecode(0, fps=1.0), cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-            )
-        )
-        # Beside a fade to black both frames are dim and hardly differ: there the layout decides.
-        suspect = changed or self._after_blank
-        previous, self._layout, self._after_blank = self._layout, layout, False
-        if previous is None or not suspect:
-            return False
-        correlation = cv2.matchTemplate(previous, layout, cv2.TM_CCOEFF_NORMED)[0, 0]
-        return bool(correlation < MAX_LAYOUT_CORRELATION)
-
-
 class Tracker:
     """Gives every face of a video a track id; one per video, fed in order of time."""
 
@@ -109,7 +57,7 @@ class Tracker:
         boxes float32 (N, 4) x1 y1 x2 y2 in pixels, scores float32 (N,) → int32 (N,), unique within
         the frame, counted from 0 in order of first appearance (within a frame by descending score).
         A face unseen for more than `max_gap_s` gets a new id, as does every face from a frame on
-        that starts a shot (`CutDetector`). Frames further apart than `max_gap_s` link to the one
+        that starts a shot (`vafer.cuts`). Frames further apart than `max_gap_s` link to the one
         just before.
         """
         since_last_frame = 0.0 if self._last_time_s is None else time_s - self._last_time_s

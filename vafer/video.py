@@ -28,6 +28,15 @@ class Frame:
     pts: int | None
     time_s: float | None  # 0 at the container's start time
     image: np.ndarray  # uint8 (H, W, 3) RGB as displayed, C-contiguous
+    is_cut: bool = False  # whether it starts a shot, see `vafer.cuts`; the reader does not say
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """Some frames of one size, one after the other, and their pictures uint8 (N, H, W, 3)."""
+
+    frames: list[Frame]
+    pictures: np.ndarray
 
 
 class VideoReader:

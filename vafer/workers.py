@@ -19,10 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from vafer.decoding import LONGEST_MESSAGE, LONGEST_TEXT, OUT_OF_MEMORY, n_slots
+from vafer.decoding import (
+    LONGEST_MESSAGE,
+    LONGEST_TEXT,
+    N_SLOTS,
+    OUT_OF_MEMORY,
+    frames_in_slot,
+    slots_bytes,
+)
 from vafer.errors import VaferError, VideoError
 from vafer.options import Sampling
-from vafer.video import Frame
+from vafer.video import Chunk, Frame
 
 MEMORY_BYTES = 4 << 30  # of a process that decodes, beside the frames that it hands over
 SILENCE_S = 60.0  # after which a process that has something to do is taken to hang
@@ -100,10 +107,10 @@ class DecoderProcess:
 
     def decode(
         self, path: Path, sampling: Sampling, *, is_retry: bool
-    ) -> Iterator[Opened | Frame | Ended]:
+    ) -> Iterator[Opened | Chunk | Ended]:
         """What a recording is, its frames in order, and how it ended.
 
-        A frame's picture is there until the next is asked for. is_retry: by PyAV, on one thread.
+        Pictures are there until the next chunk is asked for. is_retry: by PyAV, on one thread.
         Raises VideoError where the recording cannot be read, DecoderLostError.
         """
         job = {
@@ -127,12 +134,13 @@ class DecoderProcess:
                     case "opened" if not is_open:
                         is_open = True
                         yield Opened(_checked(message["facts"]), _count(message["n_expected"]))
-                    case "frame" if is_open:
-                        frame = self._frame(message)
-                        if frame.index <= last:
-                            raise ValueError(f"frame {frame.index} after {last}")
-                        last = frame.index
-                        yield frame
+                    case "frames" if is_open:
+                        chunk = self._chunk(message)
+                        for frame in chunk.frames:
+                            if frame.index <= last:
+                                raise ValueError(f"frame {frame.index} after {last}")
+                            last = frame.index
+                        yield chunk
                         self._say("free", memory=message["memory"], slot=message["slot"])
                     case "ended" if is_open:
                         yield _ended(message)
@@ -152,27 +160,22 @@ class DecoderProcess:
         """End the process; may be called by any thread, and whoever waits for it is told."""
         self._process.kill()
 
-    def _frame(self, message: dict[str, Any]) -> Frame:
+    def _chunk(self, message: dict[str, Any]) -> Chunk:
         memory = self._memories[int(message["memory"])]
         height, width, slot = (int(message[key]) for key in ("height", "width", "slot"))
-        n_bytes = height * width * 3
+        shown, slot_bytes = message["frames"], memory.n_in_slot * memory.frame_bytes
         if not (
             0 < height <= LONGEST_SIDE
             and 0 < width <= LONGEST_SIDE
-            and n_bytes <= memory.slot_bytes
-            and 0 <= slot < memory.slots
+            and height * width * 3 <= memory.frame_bytes
+            and 0 <= slot < N_SLOTS
+            and 0 < len(shown) <= memory.n_in_slot
         ):
-            raise ValueError("a frame beyond its memory")
-        pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * memory.slot_bytes)
-        index, pts, time_s = _count(message["index"]), message["pts"], message["time_s"]
-        if index is None or (pts is not None and not -(2**63) <= int(pts) < 2**63):
-            raise ValueError("a frame beyond all counting")
-        return Frame(
-            index=index,
-            pts=None if pts is None else int(pts),
-            time_s=None if time_s is None else float(time_s),
-            image=pixels.reshape(height, width, 3),
-        )
+            raise ValueError("frames beyond their memory")
+        n_bytes = len(shown) * height * width * 3
+        pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * slot_bytes)
+        pictures = pixels.reshape(len(shown), height, width, 3)
+        return Chunk([_frame(s, p) for s, p in zip(shown, pictures, strict=True)], pictures)
 
     def _give_memory(self, frame_bytes: int) -> None:
         if not 0 < frame_bytes <= LARGEST_FRAME_BYTES:
@@ -186,8 +189,7 @@ class DecoderProcess:
             self._generation += 1
             self._memories = {self._generation: memory}
             self._say(
-                "memory", descriptor, memory=self._generation, slot_bytes=memory.slot_bytes,
-                slots=memory.slots,
+                "memory", descriptor, memory=self._generation, frame_bytes=frame_bytes,
             )  # fmt: skip
         finally:
             os.close(descriptor)
@@ -271,14 +273,29 @@ def _printable(text: Any) -> str:
     return str(text)[:LONGEST_TEXT].encode(errors="replace").decode()
 
 
+def _frame(shown: Any, image: np.ndarray) -> Frame:
+    """Raises ValueError, TypeError, OverflowError."""
+    index, pts, time_s, is_cut = shown
+    number = _count(index)
+    if number is None or (pts is not None and not -(2**63) <= int(pts) < 2**63):
+        raise ValueError("a frame beyond all counting")
+    return Frame(
+        index=number,
+        pts=None if pts is None else int(pts),
+        time_s=None if time_s is None else float(time_s),
+        image=image,
+        is_cut=is_cut is True,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Memory:
     map: mmap.mmap
-    slot_bytes: int
-    slots: int
+    frame_bytes: int
+    n_in_slot: int
 
     @classmethod
     def of(cls, descriptor: int, frame_bytes: int) -> "_Memory":
-        slots = n_slots(frame_bytes)
-        os.ftruncate(descriptor, slots * frame_bytes)
-        return cls(mmap.mmap(descriptor, slots * frame_bytes), frame_bytes, slots)
+        n_bytes = slots_bytes(frame_bytes)
+        os.ftruncate(descriptor, n_bytes)
+        return cls(mmap.mmap(descriptor, n_bytes), frame_bytes, frames_in_slot(frame_bytes))
