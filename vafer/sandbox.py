@@ -9,6 +9,8 @@ import resource
 import signal
 from contextlib import suppress
 
+from vafer.seccomp import refuse_calls
+
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 # linux/landlock.h; the numbers are the same on every architecture.
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
@@ -32,8 +34,8 @@ def confine(memory_bytes: int) -> None:
 
     It may hold `memory_bytes` of its own memory, let no file grow and leave no core; it dies with
     the thread that started it. Where the kernel has Landlock (5.13), it opens no file for writing,
-    makes, renames or removes none and starts no program; from 6.7 on it opens no TCP connection.
-    Call it before any other thread runs. What the kernel does not know is left out.
+    makes, renames or removes none and starts no program. What `vafer.seccomp` refuses, it cannot
+    do. Call it before any other thread runs. What the kernel does not know is left out.
     """
     for kind, most in (
         (resource.RLIMIT_DATA, memory_bytes),
@@ -47,6 +49,7 @@ def confine(memory_bytes: int) -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _landlock(libc)
+        refuse_calls(libc)
 
 
 def _landlock(libc: ctypes.CDLL) -> None:
