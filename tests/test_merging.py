@@ -1,6 +1,7 @@
 """Shards are disjoint, and merging their outputs gives the table that one run would have made."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 import vafer
 from tests.test_output import add, failed, run
+from vafer import merging
 from vafer.annotation import Progress
 from vafer.cli import app
 from vafer.errors import OutputError, UsageError
@@ -85,6 +87,30 @@ def test_a_shard_without_recordings_is_an_output_too(
         assert (results.n_frames, len(results.videos)) == (0, 0)
         merged = vafer.merge([out], tmp_path / f"{out.stem}-merged.parquet")
         assert (merged.n_videos, merged.n_rows) == (0, 0)
+
+
+def test_more_outputs_than_files_may_be_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "OTHER_FILES", 64)
+    inputs = [
+        make(tmp_path / f"{i:03}.parquet", [f"{i:03}.mp4"], shard=f"{i + 1}/100")
+        for i in range(100)
+    ]
+    n_open = len([*Path("/proc/self/fd").iterdir()])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 40, before[1]))
+    try:
+        merged = vafer.merge(inputs, tmp_path / "all.parquet")
+        raised = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert merged.n_videos == 100
+    assert raised == (164, before[1])
+    monkeypatch.setattr(merging, "OTHER_FILES", before[1])
+    with pytest.raises(UsageError, match="merge some of them first"):
+        vafer.merge(inputs, tmp_path / "again.parquet")
+    assert not (tmp_path / "again.parquet").exists()
 
 
 def test_missing_shards_are_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Several outputs of one job, such as the shards of an array, → one table."""
 
 import heapq
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
@@ -22,6 +23,8 @@ from vafer.table import (
     read_videos,
     write_videos,
 )
+
+OTHER_FILES = 256  # that a process may have open beside those that it merges
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def merge(
             _check_ours(out)
         elif out.exists() or videos_path_of(out).exists():
             raise UsageError(f"{display_path(out)} is there already: give another, or --overwrite")
+        _make_room(len(outputs))
         n_rows = 0
         provenance = {"schema_version": SCHEMA_VERSION, "runs": [runs[i] for i in sorted(runs)]}
         with TableWriter(out, provenance) as writer:
@@ -90,6 +94,19 @@ def merge(
         n_incomplete=sum(row["status"] != "done" for row in rows.values()),
         n_rows=n_rows,
     )
+
+
+def _make_room(n_files: int) -> None:
+    """Raise UsageError where this process may not have so many files open, all at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = n_files + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise UsageError(
+                f"{n_files} outputs at once need {wanted} open files, and {hard} are allowed: "
+                "merge some of them first, then the results, or raise `ulimit -n`"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _check_ours(out: Path) -> None:

@@ -16,10 +16,14 @@ from train.detector.material import Labelled, Material
 SMALLEST = 11.0  # pixels: mean side of the smallest face that is pasted
 LEAST_SIDE = 9.0  # a smaller one is neither asked for nor forbidden
 TURN = math.radians(30)
+# Faces seen from the side, from above or below: most pictures of faces are taken from the front.
+HEADS_TURNED, YAW, PITCH = 0.35, math.radians(50), math.radians(25)
+BODIES = 0.4  # share of pasted faces that get hair, a neck and shoulders
+HEAD = 0.62  # half width of a head and its half height, in widths and heights of the face's box
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
 MOSAICS = 0.35  # share of scenes that are pictures side by side, so that no face has a pasted edge
-MOST_IN_A_ROW = 7
+MOST_IN_A_ROW = 16
 FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
 LARGE = 48.0  # pixels of a face in a picture that shows hair and shoulders too, and colours
 FROM_LARGE = 0.5  # share of faces
@@ -135,7 +139,7 @@ class _Scene:
         rng = self.rng
         width, height = min(size, self.width - left), min(size, self.height - top)
         face = 0.6 * size * math.exp(rng.normal(0, 0.25))
-        picture, box, points = _shrunk(portrait, face, rng)
+        picture, box, points = _seen_anew(portrait, face, rng)
         to = np.array([left, top]) + size * rng.normal(0.5, 0.06, 2)
         matrix = _similarity(
             face / float((box[2:] - box[:2]).mean()),
@@ -163,7 +167,7 @@ class _Scene:
     def paste_face(self, portrait: Labelled, size: float) -> None:
         """A face of `size` pixels, unless it would hide another."""
         rng = self.rng
-        picture, box, points = _shrunk(portrait, size, rng)
+        picture, box, points = _seen_anew(portrait, size, rng)
         scale = size / float((box[2:] - box[:2]).mean())
         turn = rng.uniform(-TURN, TURN) * (rng.random() < 0.7)
         at = (box[:2] + box[2:]) / 2
@@ -176,13 +180,21 @@ class _Scene:
         picture = _tinted(picture, rng)
         if rng.random() < 0.15:
             _cover(picture, box, rng)
+        if rng.random() < BODIES:
+            self._draw_person(_moved_box(box, matrix))
         self._blend(picture, _mask(picture, box, rng), matrix)
         self._add(box, points, matrix, sure=True)
 
     def paste_none(self, portrait: Labelled, nothing: np.ndarray) -> None:
         """What is no face: one's pieces in another order, a part, a blank head, another thing."""
         rng, picture = self.rng, _tinted(portrait.picture(), self.rng)
-        kind = rng.integers(6)
+        kind = rng.integers(7)
+        if kind == 6:  # seen from behind
+            middle = rng.uniform(0, 1, 2) * (self.width, self.height)
+            size = math.exp(rng.uniform(math.log(12), math.log(0.3 * min(self.height, self.width))))
+            half = size / 2 * np.array([0.85, 1.1])
+            self._draw_person(np.concatenate([middle - half, middle + half]))
+            return
         if kind == 0:
             picture = _shuffled(picture, rng)
         elif kind == 1:
@@ -206,6 +218,28 @@ class _Scene:
         )
         if not self._hides(_moved_box(box, matrix)):
             self._blend(picture, _mask(picture, box, rng), matrix)
+
+    def _draw_person(self, box: np.ndarray) -> None:
+        """Hair, neck and shoulders for a face (4,) that is pasted later, unless they hide one."""
+        rng, middle, (width, height) = self.rng, (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+        reach = np.array([1.7 * width, 1.1 * height])
+        if self._hides(
+            np.concatenate([middle - reach, middle + np.array([reach[0], 2.5 * height])])
+        ):
+            return
+        hair = rng.uniform(5, 130) * np.array([1.0, *np.sort(rng.uniform(0.4, 1, 2))[::-1]])
+        skin = np.array(SKIN_LIGHT) * rng.uniform(0.3, 1)
+        shapes = (
+            ((0, 1.8), (rng.uniform(1.0, 1.7), rng.uniform(0.8, 1.2)), rng.uniform(0, 255, 3)),
+            ((0, 0.6), (rng.uniform(0.2, 0.35), 0.5), skin),
+            ((0, -0.1), (HEAD * rng.uniform(0.95, 1.4), HEAD * rng.uniform(1, 1.3)), hair),
+        )
+        sides = np.array([width, height])
+        for away, axes, colour in shapes:
+            centre = (middle + away * sides).astype(int)
+            half = np.maximum(1, axes * sides).astype(int)
+            told = [*map(float, colour)]
+            cv2.ellipse(self.canvas, [*map(int, centre)], [*map(int, half)], 0, 0, 360, told, -1)
 
     def finished(self) -> Scene:
         picture = _photographed(self.canvas, self.rng)
@@ -311,6 +345,47 @@ def _shrunk(
         box * np.tile(share, 2),
         points * share,
     )
+
+
+def _seen_anew(
+    portrait: Labelled, size: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A face as `_shrunk` gives it, at times of a head that has turned."""
+    picture, box, points = _shrunk(portrait, size, rng)
+    if rng.random() < HEADS_TURNED:
+        return turned(picture, box, points, rng.uniform(-YAW, YAW), rng.uniform(-PITCH, PITCH))
+    return picture, box, points
+
+
+def turned(
+    picture: np.ndarray, box: np.ndarray, points: np.ndarray, yaw: float, pitch: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A head as if it were a cylinder about its vertical axis, and one about its horizontal axis.
+
+    Both are turned by angles in radians; what was behind the silhouette is smeared. Returns the
+    picture with the face's box (4,), which keeps to what is still seen, and its points (5, 2).
+    """
+    height, width = picture.shape[:2]
+    centre, reach = (box[:2] + box[2:]) / 2, HEAD * (box[2:] - box[:2])
+    angles = np.array([yaw, pitch])
+
+    def where(at: np.ndarray, angles: np.ndarray) -> np.ndarray:
+        """Of places (..., 2): where they come to; those outside the head stay."""
+        on_head = (at - centre) / reach
+        turned = np.arcsin(on_head.clip(-1, 1)) + angles
+        moved = np.sin(turned.clip(-np.pi / 2, np.pi / 2))
+        return np.where(np.abs(on_head) < 1, centre + reach * moved, at)
+
+    columns = where(np.stack([np.arange(width), np.full(width, centre[1])], 1), -angles)[:, 0]
+    rows = where(np.stack([np.full(height, centre[0]), np.arange(height)], 1), -angles)[:, 1]
+    inside_x = np.abs(np.arange(width) - centre[0]) < reach[0]
+    inside_y = np.abs(np.arange(height) - centre[1]) < reach[1]
+    is_head = inside_y[:, None] & inside_x
+    map_x = np.where(is_head, columns, np.arange(width)).astype(np.float32)
+    map_y = np.where(is_head, rows[:, None], np.arange(height)[:, None]).astype(np.float32)
+    picture = cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    corners = where(box.reshape(2, 2), angles)
+    return picture, corners.ravel().astype(np.float32), where(points, angles).astype(np.float32)
 
 
 def _moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:

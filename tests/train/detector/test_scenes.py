@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from train.detector.material import Labelled, Material
-from train.detector.scenes import LEAST_SIDE, Composer, background
+from train.detector.scenes import LEAST_SIDE, Composer, background, turned
 
 EYES = np.array([[14, 18], [34, 18]], np.float32)
 
@@ -92,6 +92,28 @@ def test_landmarks_are_where_they_are_seen_in_the_picture_also_when_mirrored() -
     assert n > 15
     assert n_red + n_blue == n
     assert min(n_red, n_blue) > 0.2 * n  # half of the faces are mirrored, and so are their eyes
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (0.6, 0.0), (-0.6, 0.2), (0.0, -0.4)])
+def test_landmarks_of_a_turned_head_are_where_they_are_seen(yaw: float, pitch: float) -> None:
+    front = portrait()
+    args = front.picture(), front.boxes[0], front.points[0]
+    picture, box, points = turned(*args, yaw, pitch)
+    assert picture.shape == (48, 48, 3)
+    red = picture[..., 0].astype(int) - picture[..., 2]
+    for sign, point in ((1, points[0]), (-1, points[1])):
+        y, x = np.nonzero(sign * red > 60)
+        if 4 < point[0] < 44:  # not at the silhouette
+            assert abs(x.mean() - point[0]) < 1.5
+            assert abs(y.mean() - point[1]) < 1.5
+    shift = points[2] - args[2][2]  # of the nose, in the middle
+    assert np.sign(shift.round(3)).tolist() == np.sign([yaw, pitch]).tolist()
+    assert (points >= box[:2]).all()
+    assert (points <= box[2:]).all()
+    if yaw == pitch == 0:
+        np.testing.assert_allclose(box, args[1], atol=1e-3)
+    elif yaw:
+        assert box[2] - box[0] < args[1][2] - args[1][0]  # part of it is turned away
 
 
 @pytest.mark.parametrize("seed", range(5))
