@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import vafer
-from vafer.batcher import FRAMES_AT_ONCE
+from vafer.batcher import FRAMES_IN_BATCH
 from vafer.crops import cut, cut_and_warp, warp
 from vafer.faces import Detector
 from vafer.model import load_model
@@ -113,7 +113,7 @@ def detection(frames: list[np.ndarray], path: Path, device: str) -> dict[str, fl
 def prediction(frames: list[np.ndarray], path: Path, device: str) -> dict[str, float]:
     model, detector = load_model(find_model(None), device=device), Detector(path)
     size, maps, of_frame = model.card.crop.size, list[np.ndarray](), list[int]()
-    frames = frames[:FRAMES_AT_ONCE]
+    frames = frames[:FRAMES_IN_BATCH]
     for k, frame in enumerate(frames):
         faces = detector.detect(frame)
         if len(faces):

@@ -1,11 +1,12 @@
-"""What a run in batches costs beside decoding, detection, crops and predictions.
+"""What a run in batches costs beside decoding and all that has to do with the GPU.
 
     python bench/overhead.py VIDEO DETECTOR.onnx [--copies N] [--json FILE]
 
-VIDEO is annotated --copies times at once, as so many recordings, decoded for real, while all that a
-GPU would compute is left out: every frame has one face in its middle. Printed is the CPU time of
-the one process that gathers it all, in milliseconds a frame, by its threads. They take turns at
-Python's lock, so a run cannot go much faster than one frame in their sum, whatever the GPU.
+VIDEO is annotated --copies times at once, as so many recordings, decoded for real. Uploads, and all
+that is issued to a GPU and computed there, are left out: every frame has one face in its middle.
+Printed is the CPU time of the rest in the one process that gathers it all, in milliseconds a frame,
+by its threads. They take turns at Python's lock, so no run is faster than one frame in their sum;
+what is left out takes its time, too.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from vafer.model import Model
 from vafer.options import Sampling
 from vafer.probe import probe
 
-spent = dict[str, float]()  # seconds of CPU time, by the role of the thread
+spent = list[tuple[str, float]]()  # role of a thread, its seconds of CPU time
 
 
 def timed(work: Callable[..., None]) -> Callable[..., None]:
@@ -37,7 +38,7 @@ def timed(work: Callable[..., None]) -> Callable[..., None]:
         started = time.thread_time()
         work(*arguments)
         role = threading.current_thread().name.partition("-")[0]
-        spent[role] = spent.get(role, 0.0) + time.thread_time() - started
+        spent.append((role, time.thread_time() - started))
 
     return run
 
@@ -93,8 +94,10 @@ def main() -> None:
         spent.clear()
         started = time.thread_time()
         results = run(videos, Sampling())
-        spent["main"] = time.thread_time() - started
-    figures = {role: 1000 * seconds / results.n_frames for role, seconds in spent.items()}
+        spent.append(("main", time.thread_time() - started))
+    figures = dict[str, float]()
+    for role, seconds in spent:
+        figures[role] = figures.get(role, 0.0) + 1000 * seconds / results.n_frames
     figures["sum"] = sum(figures.values())
     print(f"{info.width} × {info.height}, {len(videos)} recordings, {results.n_frames:,} frames")
     for role, value in figures.items():

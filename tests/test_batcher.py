@@ -1,6 +1,7 @@
 """Faces of many lanes in batches: each gets its own, in order; memory that does not suffice."""
 
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -17,13 +18,14 @@ import vafer
 from tests import clips
 from vafer import annotation, faces
 from vafer.annotation import Progress
-from vafer.batcher import FRAMES_AT_ONCE, Batcher, Found
+from vafer.batcher import FRAMES_IN_BATCH, Batcher, Found, WalkAhead
 from vafer.crops import CropSpec, Patch
 from vafer.faces import Detector, Faces
 from vafer.model import Model
 from vafer.options import Sampling
 from vafer.pipeline import NO_VALUES, Batches
 from vafer.table import FrameResult
+from vafer.video import Chunk, Frame
 from vafer.workers import DecoderProcess
 
 ONE_FACE = Faces(np.zeros((1, 4), np.float32), np.ones(1, np.float32), None)
@@ -105,7 +107,7 @@ def test_each_frame_gets_its_own_faces_and_values(most: int, run: Callable[[obje
         found = batcher.wait(waiting)
         assert [faces.scores[0] for faces, _ in found] == expected
         assert [values[0].tolist() for _, values in found] == [[v, v] for v in expected]
-    assert max(detector.sizes) <= min(most, FRAMES_AT_ONCE)
+    assert max(detector.sizes) <= min(most, FRAMES_IN_BATCH)
     assert sum(detector.sizes) == sum(1 + i % 4 for i in range(0, 100, 4))
 
 
@@ -143,6 +145,76 @@ def test_memory_that_does_not_suffice_for_one_frame_is_an_error(
                 started.batcher.wait(waiting)
         else:
             assert [f.scores[0] for f, _ in started.batcher.wait(waiting)] == [i, i + 100]
+
+
+def test_memory_that_does_not_suffice_to_gather_frames_halves_the_batch(
+    run: Callable[[object], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for is let go of, whoever waits for it."""
+    real = torch.cat
+
+    def cat(pieces: list[torch.Tensor], *more: Any) -> torch.Tensor:
+        if pieces[0].dtype == torch.uint8 and sum(map(len, pieces)) > 8:
+            raise torch.OutOfMemoryError
+        return real(pieces, *more)
+
+    monkeypatch.setattr(torch, "cat", cat)
+    started = run(Counting())
+    asked = [started.ask(*range(i, i + 4)) for i in range(0, 64, 4)]
+    for i, waiting in zip(range(0, 64, 4), asked, strict=True):
+        assert [f.scores[0] for f, _ in started.batcher.wait(waiting)] == [*range(i, i + 4)]
+    assert started.batcher._most[torch.Size([4, 4, 3])] <= 8
+
+
+def test_memory_that_does_not_suffice_for_predictions_halves_those(
+    run: Callable[[object], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def predict(crops: torch.Tensor) -> torch.Tensor:
+        if len(crops) > 2:
+            raise torch.OutOfMemoryError
+        sizes.append(len(crops))
+        return crops[:, 0, 0, :2].clone()
+
+    started = run(Counting())
+    monkeypatch.setattr(started.batcher.model, "predict", predict)
+    found = started.batcher.wait(started.ask(*range(7)))
+    assert [values[0, 0] for _, values in found] == [*range(7)]
+    assert {*sizes} == {2}
+
+
+@pytest.mark.parametrize("lacking", [1, 2])
+def test_an_upload_that_does_not_fit_waits_for_what_is_ahead(
+    run: Callable[[object], Run], monkeypatch: pytest.MonkeyPatch, lacking: int
+) -> None:
+    started = run(Counting())
+    started.batcher.detector.has_landmarks = False
+    walk, real, n_failed = WalkAhead(started.batcher, 8), started.batcher.upload, 0
+
+    def upload(pictures: np.ndarray) -> torch.Tensor:
+        nonlocal n_failed
+        if pictures[0, 0, 0, 0] == 4 and n_failed < lacking:
+            n_failed += 1
+            raise torch.OutOfMemoryError
+        return real(pictures)
+
+    monkeypatch.setattr(started.batcher, "upload", upload)
+
+    def chunk(first: int) -> Chunk:
+        pictures = np.stack([np.full((4, 4, 3), v, np.uint8) for v in range(first, first + 2)])
+        frames = [Frame(first + k, None, None, picture) for k, picture in enumerate(pictures)]
+        return Chunk(frames, pictures)
+
+    assert [*walk.take(chunk(0))] == [*walk.take(chunk(2))] == []
+    if lacking == 2:
+        with pytest.raises(torch.OutOfMemoryError):
+            list(walk.take(chunk(4)))
+        return
+    results = [result for result, _ in walk.take(chunk(4))]
+    assert [result.index for result in results] == [0, 1, 2, 3]
+    results += [result for result, _ in walk.rest()]
+    assert [result.values[0, 0] for result in results] == [*range(6)]
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), TimeoutError("late")])
@@ -300,8 +372,10 @@ def test_a_run_that_is_stopped_leaves_no_thread(
     video = shared / "videos" / "expressive_33s.mp4"
     with pytest.raises(KeyboardInterrupt):
         vafer.annotate([video], workers=2, on_progress=stop, **how)
-    names = {thread.name for thread in threading.enumerate()}
-    assert not names & {"device", "predictor", "lane-0"}
+    deadline = time.monotonic() + 60
+    while {thread.name for thread in threading.enumerate()} & {"device", "predictor", "lane-0"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_memory_that_a_frame_lacks_costs_its_recording(
@@ -311,8 +385,10 @@ def test_memory_that_a_frame_lacks_costs_its_recording(
     how: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "a.mp4").symlink_to(sample)
-    (tmp_path / "b.mp4").symlink_to(shared / "videos" / "crowd_1080p.mp4")
+    """And not those that come after it."""
+    (tmp_path / "a.mp4").symlink_to(shared / "videos" / "crowd_1080p.mp4")
+    for name in "bcdef":
+        (tmp_path / f"{name}.mp4").symlink_to(sample)
     real = Detector.detect_many
 
     def small(self: Detector, frames: torch.Tensor) -> list[Faces]:
@@ -322,6 +398,8 @@ def test_memory_that_a_frame_lacks_costs_its_recording(
 
     monkeypatch.setattr(Detector, "detect_many", small)
     how["sampling"] = Sampling(every=10)
-    results = vafer.annotate(tmp_path, workers=2, **how)
-    assert results.videos["status"].to_list() == ["done", "failed"]
-    assert "b.mp4: one of its frames does not fit into the memory" in results.videos["error"][1]
+    notices: list[str] = []
+    results = vafer.annotate(tmp_path, workers=2, on_notice=notices.append, **how)
+    assert results.videos["status"].to_list() == ["failed", *["done"] * 5]
+    assert "a.mp4: one of its frames does not fit into the memory" in results.videos["error"][0]
+    assert notices == []

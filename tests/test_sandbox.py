@@ -1,7 +1,10 @@
 """What a confined process cannot do any more. It is tried in one, since there is no way back."""
 
 import ctypes
+import errno
 import json
+import os
+import platform
 import socket
 import subprocess
 import sys
@@ -9,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from vafer import sandbox
+from vafer import sandbox, seccomp
 
 TRIES = """
-import ctypes, json, os, resource, signal, socket, subprocess, sys, threading
+import ctypes, fcntl, json, mmap, os, resource, signal, socket, subprocess, sys, threading
 from pathlib import Path
 folder, port, without = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 kept, parent = folder / "kept", os.getppid()
 own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-from vafer import sandbox
+from vafer import sandbox, seccomp
 for name in without:
     setattr(sandbox, name, lambda libc: None)
 sandbox.confine(300 << 20)
@@ -56,6 +59,9 @@ tries = {
     "take memory": lambda: bytearray(600 << 20),
     "signal others": lambda: os.kill(parent, 0),
     "limit others": lambda: resource.prlimit(parent, resource.RLIMIT_CORE),
+    "move others": lambda: os.sched_setaffinity(parent, {0}),
+    "have others signalled": lambda: fcntl.fcntl(own[0], fcntl.F_SETOWN, parent),
+    "take memory that is not counted": lambda: mmap.mmap(-1, 600 << 20).write(bytes(1)),
 }
 done = []
 for name, attempt in tries.items():
@@ -82,7 +88,7 @@ BY_LANDLOCK = {
 BY_FILTER = {
     "change a mode", "change a time", "change an attribute", "start a program", "start a process",
     "connect", "listen", "send by UDP", "reach a program", "signal others",
-    "limit others",
+    "limit others", "move others", "have others signalled", "take memory that is not counted",
 }  # fmt: skip
 
 
@@ -121,6 +127,85 @@ def test_a_confined_process_reads_computes_and_answers_and_no_more(tmp_path: Pat
             "kept", "spare", "named", "s",
         }  # fmt: skip
         assert (tmp_path / "again" / "kept").read_text() == "kept"
+
+
+def verdict(steps: list[seccomp._Step], machine: int, number: int, *arguments: int) -> int:
+    """What the filter says of a call: the error, 0 where it is allowed."""
+    data = {0: number, 4: machine, **{16 + 8 * i: a for i, a in enumerate(arguments)}}
+    at = value = 0
+    while True:
+        step = steps[at]
+        at += 1
+        match step.code:
+            case seccomp._LOAD:
+                value = data[step.value]
+            case seccomp._EQUAL:
+                at += step.then if value == step.value else step.otherwise
+            case seccomp._AT_LEAST:
+                at += step.then if value >= step.value else step.otherwise
+            case seccomp._HAS_BITS:
+                at += step.then if value & step.value else step.otherwise
+            case seccomp._RETURN:
+                return 0 if step.value == seccomp._ALLOW else step.value & 0xFFFF
+            case _:
+                raise AssertionError(step)
+
+
+@pytest.mark.parametrize("name", ["x86_64", "aarch64"])
+def test_the_filter_refuses_what_it_says_and_nothing_else(name: str) -> None:
+    column, machine = seccomp._COLUMNS[name]
+    steps = [*seccomp._steps(column, machine)]
+    thread, pid = 0x10000 | 0x100, os.getpid()
+
+    def of(number: int | None, *arguments: int) -> int:
+        assert number is not None
+        return verdict(steps, machine, number, *(*arguments, 0, 0, 0, 0)[:4])
+
+    refused = {numbers[column] for numbers in seccomp._REFUSED.values()} - {None}
+    assert {of(number) for number in refused} == {errno.EPERM}
+    assert of(seccomp._CLONE3[column]) == errno.ENOSYS
+    checked: list[tuple[tuple[int, int], list[tuple[int, ...]], list[tuple[int, ...]]]] = [
+        (seccomp._CLONE, [(thread,)], [(0x11,), (0,)]),
+        (seccomp._TGKILL, [(pid,)], [(pid + 1,), (1,)]),
+        (seccomp._FCNTL, [(3, 1), (3, 3), (3, 1030)], [(3, 8), (3, 10), (3, 15)]),
+        (seccomp._IOCTL, [(1, 0x5401), (1, 0x80086601)], [(1, 0x40086602), (1, 0x8901)]),
+        (
+            seccomp._MMAP,
+            [(0, 1, 3, 0x22), (0, 1, 3, 0x01), (0, 1, 1, 0x02), (0, 1, 3, 0x20022)],
+            [(0, 1, 3, 0x21), (0, 1, 3, 0x23)],
+        ),
+        *((numbers, [(0,)], [(1,), (pid,)]) for numbers in seccomp._OF_ITSELF.values()),
+    ]
+    for numbers, fine, wrong in checked:
+        assert {of(numbers[column], *arguments) for arguments in fine} == {0}, numbers
+        assert {of(numbers[column], *arguments) for arguments in wrong} == {errno.EPERM}, numbers
+    special = {numbers[column] for numbers, _, _ in checked} | {seccomp._CLONE3[column]}
+    others = {*range(600)} - refused - special
+    assert {of(number) for number in others} == {0}
+    assert verdict(steps, machine, seccomp._X32 + 1, 0, 0, 0, 0) == errno.EPERM
+    assert verdict(steps, 0x40000003, 1, 0, 0, 0, 0) == errno.EPERM  # of 32-bit x86
+
+
+def test_the_kernel_refuses_every_call_of_the_filter() -> None:
+    code = (
+        "import ctypes, errno, json, platform\n"
+        "from vafer import sandbox, seccomp\n"
+        "sandbox.confine(1 << 30)\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "column = seccomp._COLUMNS[platform.machine()][0]\n"
+        "found = {}\n"
+        "for name, numbers in seccomp._REFUSED.items():\n"
+        "    if numbers[column] is not None:\n"
+        "        result = libc.syscall(numbers[column], -1, 0, 0, 0, 0, 0)\n"
+        "        found[name] = (result, errno.errorcode[ctypes.get_errno()])\n"
+        "print(json.dumps(found))"
+    )
+    if platform.machine() not in seccomp._COLUMNS:
+        pytest.skip("no filter for this machine")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found) > 40
+    assert {name: result for name, result in found.items() if result != [-1, "EPERM"]} == {}
 
 
 def test_it_dies_with_the_process_that_started_it(tmp_path: Path) -> None:

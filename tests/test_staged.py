@@ -17,9 +17,9 @@ import pytest
 
 import vafer
 from tests import clips
-from vafer import annotation, staged
+from vafer import annotation, staged, workers
 from vafer.annotation import Progress
-from vafer.decoding import N_SLOTS
+from vafer.decoding import MOST_FRAMES, N_SLOTS, SLOT_BYTES
 from vafer.errors import VideoError
 from vafer.options import Sampling
 from vafer.video import Chunk
@@ -420,6 +420,40 @@ class TestDecoderProcess:
         with pytest.raises(DecoderLostError, match="talks nonsense"):
             list(process.decode(sample, Sampling(), is_retry=False))
 
+    def test_what_it_says_of_a_recording_fits_into_the_tables(self) -> None:
+        facts = {
+            "width": 640, "height": 360, "rotation": 0, "codec": "h264", "fps": 25.0,
+            "duration_s": None, "time_base": "1/25",
+        }  # fmt: skip
+        assert workers._checked(facts) == facts
+        for odd in (
+            {"width": -5}, {"height": 0}, {"rotation": 45}, {"codec": "h264\x1b[31m"},
+            {"codec": 264}, {"fps": float("nan")}, {"more": 1}, {"time_base": "1" * 200},
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match="."):
+                workers._checked({**facts, **odd})
+        end = {"n_frames": 5, "n_bad_packets": 0, "damage": None, "decoder": "pyav"}
+        assert workers._ended(end).decoder == "pyav"
+        for odd in ({"decoder": 5}, {"decoder": "other"}, {"n_frames": -1}, {"n_frames": True}):
+            with pytest.raises(ValueError, match="."):
+                workers._ended({**end, **odd})
+        told = workers._ended({**end, "damage": "\x1b[31mred\nline\ud800"}).damage
+        assert told == "\ufffd[31mred\ufffdline?"
+
+    def test_what_it_printed_last_is_told(
+        self, sample: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        code = "import sys; sys.stderr.write('odd\\n\\x1b[1mthing\\n'); sys.exit(3)"
+        real = subprocess.Popen
+
+        def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            return real([sys.executable, "-c", code], **options)
+
+        monkeypatch.setattr("vafer.workers.subprocess.Popen", start)
+        with pytest.raises(DecoderLostError) as caught:
+            list(DecoderProcess().decode(sample, Sampling(), is_retry=False))
+        assert str(caught.value).endswith("ended (3): \ufffd[1mthing")
+
     def test_a_slot_beyond_its_memory_is_refused(self, sample: Path) -> None:
         process = DecoderProcess()
         try:
@@ -435,12 +469,27 @@ class TestDecoderProcess:
                 {"height": 3600, "width": 6400},
                 {"height": -360, "width": -640},
                 {"frames": []},
-                {"frames": [one] * (memory.n_in_slot + 1)},
+                {"frames": [one] * (MOST_FRAMES + 1)},
+                {"height": 3600, "width": 1920, "frames": [one]},
             ):
                 with pytest.raises(ValueError, match="beyond their memory"):
                     process._chunk({**said, **wrong})
-            for odd in ([0, None, None], [None] * 4, [-1, None, None, False], ["0"] * 4, "none"):
+            for odd in (
+                [0, None, None],
+                [None] * 4,
+                [-1, None, None, False],
+                [0, 2**63, None, False],
+                [0, None, "nan", False],
+                [0, None, 1e999, False],
+                ["0"] * 4,
+                "none",
+            ):
                 with pytest.raises((ValueError, TypeError)):
                     process._chunk({**said, "frames": [odd]})
+            assert memory.slot_bytes == SLOT_BYTES
+            with pytest.raises(ValueError, match="frames of"):  # it has as much already
+                process._give_memory(SLOT_BYTES)
+            process._give_memory(SLOT_BYTES + 1)
+            assert [m.slot_bytes for m in process._memories.values()] == [2 * SLOT_BYTES]
         finally:
             process.close()

@@ -22,7 +22,7 @@ from vafer.pipeline import NO_VALUES, Walk
 from vafer.table import FrameResult
 from vafer.video import Chunk, Frame
 
-FRAMES_AT_ONCE = 32  # in a batch: it takes hardly longer than one (bench/gpu.py)
+FRAMES_IN_BATCH = 32  # at most: it takes hardly longer than one (bench/gpu.py)
 PATIENCE_S = 0.2
 NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
@@ -34,8 +34,8 @@ class Batcher:
     """Runs a detector that is `in_batches`, and a model, for many threads.
 
     size: faces per prediction. is_over: set to end it. Where the device's memory does not suffice,
-    batches of frames of that size are half as large from then on; where not for one frame, whoever
-    waits for it gets torch.OutOfMemoryError.
+    predictions, or else batches of frames of that size, are half as large from then on; where not
+    for one frame, whoever waits for it gets torch.OutOfMemoryError.
     """
 
     def __init__(
@@ -80,59 +80,67 @@ class Batcher:
     def _run(self) -> None:
         aside: deque[Asked] = deque()  # of another size than the batch before
         while not self._is_over.is_set():
+            self._answer(self._next_batch(aside))
+
+    def _next_batch(self, aside: deque[Asked]) -> list[Asked]:
+        """Frames of one size, as many as are there and fit; none where none come."""
+        try:
+            batch = [aside.popleft() if aside else self._asked.get(timeout=PATIENCE_S)]
+        except queue.Empty:
+            return []
+        shape, n_frames = batch[0][0].shape[1:], len(batch[0][0])
+        most = self._most.get(shape, FRAMES_IN_BATCH)
+        others: deque[Asked] = deque()
+        while n_frames < most:
             try:
-                batch = [aside.popleft() if aside else self._asked.get(timeout=PATIENCE_S)]
+                asked = aside.popleft() if aside else self._asked.get_nowait()
             except queue.Empty:
-                continue
-            shape, n_frames = batch[0][0].shape[1:], len(batch[0][0])
-            others: deque[Asked] = deque()
-            while n_frames < FRAMES_AT_ONCE:
-                try:
-                    asked = aside.popleft() if aside else self._asked.get_nowait()
-                except queue.Empty:
-                    break
-                if asked[0].shape[1:] == shape and n_frames + len(asked[0]) <= FRAMES_AT_ONCE:
-                    batch.append(asked)
-                    n_frames += len(asked[0])
-                else:
-                    others.append(asked)
-            aside.extendleft(reversed(others))
-            self._answer(batch)
+                break
+            if asked[0].shape[1:] == shape and n_frames + len(asked[0]) <= most:
+                batch.append(asked)
+                n_frames += len(asked[0])
+            else:
+                others.append(asked)
+        aside.extendleft(reversed(others))
+        return batch
 
     def _answer(self, batch: list[Asked]) -> None:
         try:
-            frames = torch.cat([frames for frames, _ in batch])
-            found = self._process(frames)
+            found = self._find([frames for frames, _ in batch])
         except BaseException as error:  # to be raised where it is waited for
             for _, waiting in batch:
                 waiting.set_exception(error)
             return
         for frames, waiting in batch:
             own, found = found[: len(frames)], found[len(frames) :]
-            lacking = next((o for o in own if isinstance(o, torch.OutOfMemoryError)), None)
-            if lacking is not None:
-                waiting.set_exception(lacking)
+            if None in own:
+                # A new one, that does not hold on to what was tried.
+                waiting.set_exception(torch.OutOfMemoryError("one frame does not fit"))
             else:
-                waiting.set_result([o for o in own if not isinstance(o, torch.OutOfMemoryError)])
+                waiting.set_result([one for one in own if one is not None])
 
-    def _process(self, frames: torch.Tensor) -> list[Found | torch.OutOfMemoryError]:
-        """In batches as large as fit."""
-        found: list[Found | torch.OutOfMemoryError] = []
-        while len(frames):
-            most = self._most.get(frames.shape[1:], FRAMES_AT_ONCE)
-            try:
-                found += self._on_device(frames[:most])
-                frames = frames[most:]
-                continue
-            except torch.OutOfMemoryError:
-                n_tried = len(frames[:most])
-            # What was tried is let go of by now.
-            if n_tried > 1:
-                self._most[frames.shape[1:]] = n_tried // 2
-            else:
-                found.append(torch.OutOfMemoryError("one frame does not fit"))
-                frames = frames[1:]
-        return found
+    def _find(self, pieces: list[torch.Tensor]) -> list[Found | None]:
+        """Of all frames of pieces of one size; None for one that does not fit even alone."""
+        if not pieces:
+            return []
+        shape, n_frames = pieces[0].shape[1:], sum(map(len, pieces))
+        if n_frames <= self._most.get(shape, FRAMES_IN_BATCH):
+            found = self._tried(pieces)
+            if found is not None:
+                return [*found]
+            if n_frames == 1:
+                return [None]
+            self._most[shape] = n_frames // 2
+        whole = [frame[None] for piece in pieces for frame in piece]  # views
+        most = self._most.get(shape, FRAMES_IN_BATCH)
+        return [one for k in range(0, n_frames, most) for one in self._find(whole[k : k + most])]
+
+    def _tried(self, pieces: list[torch.Tensor]) -> list[Found] | None:
+        """None where there is not memory enough; what was tried is let go of by then."""
+        try:
+            return self._on_device(torch.cat(pieces))
+        except torch.OutOfMemoryError:
+            return None
 
     def _on_device(self, frames: torch.Tensor) -> list[Found]:
         faces = self.detector.detect_many(frames)
@@ -148,16 +156,23 @@ class Batcher:
         )
         of_frame = np.repeat(np.arange(len(frames)), counts)
         crops = cut_and_warp(frames, of_frame, matrices, crop.size)
-        parts = torch.split(crops, self._size)
-        values = torch.cat([self._predict(part) for part in parts]).numpy()
+        values = self._predict(crops).numpy()
         return list(zip(faces, np.split(values, np.cumsum(counts)[:-1]), strict=True))
 
     def _predict(self, crops: torch.Tensor) -> torch.Tensor:
         """Always as many at once: values do not depend, to the last bit, on who came with them."""
-        n_more = self._size - len(crops)
-        return self.model.predict(torch.cat([crops, crops.new_zeros(n_more, *crops.shape[1:])]))[
-            : len(crops)
-        ]
+        size = self._size
+        while True:
+            n_more = -len(crops) % size
+            filled = torch.cat([crops, crops.new_zeros(n_more, *crops.shape[1:])])
+            try:
+                values = [self.model.predict(part) for part in torch.split(filled, size)]
+                self._size = size
+                return torch.cat(values)[: len(crops)]
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise  # then fewer frames may do
+            size //= 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +191,22 @@ class WalkAhead(Walk):
         self._n_frames = 0
 
     def take(self, chunk: Chunk) -> Iterator[tuple[FrameResult, list[Patch]]]:
-        found = self._batcher.find(self._batcher.upload(chunk.pictures))
+        on_device = self._uploaded(chunk)
+        if on_device is None:
+            yield from self.rest()  # what is ahead lets go of its memory
+            on_device = self._batcher.upload(chunk.pictures)
         frames = [replace(frame, image=NO_PICTURE) for frame in chunk.frames]
-        self._ahead.append(_Ahead(frames, found))
+        self._ahead.append(_Ahead(frames, self._batcher.find(on_device)))
+        del on_device
         self._n_frames += len(frames)
-        while self._n_frames > self._n_ahead:
+        while len(self._ahead) > 1 and self._n_frames > self._n_ahead:
             yield from self._next()
+
+    def _uploaded(self, chunk: Chunk) -> torch.Tensor | None:
+        try:
+            return self._batcher.upload(chunk.pictures)
+        except torch.OutOfMemoryError:
+            return None
 
     def rest(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
         while self._ahead:

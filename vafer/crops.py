@@ -22,6 +22,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # lie on average in the pictures of FER2013, so that a crop shows what those show, brow to chin.
 FACE_TEMPLATE = ((0.32, 0.38), (0.68, 0.38), (0.50, 0.58), (0.355, 0.755), (0.645, 0.755))
 
+PIXELS_AT_ONCE = 1 << 22  # that are looked up for crops on a device: each takes some 30 bytes
+
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
@@ -235,6 +237,10 @@ def cut_and_warp(
 
 def _sampled(frames: torch.Tensor, told: torch.Tensor, factor: int, size: int) -> torch.Tensor:
     """Crops of pieces with one factor; told (N, 11): `to_patch`, first and last x, y, frame."""
+    n_at_once = max(1, PIXELS_AT_ONCE // (size * factor) ** 2)
+    if len(told) > n_at_once:
+        parts = torch.split(told, n_at_once)
+        return torch.cat([_sampled(frames, part, factor, size) for part in parts])
     own = told[:, :, None, None]
     steps = torch.arange(size, dtype=torch.float32, device=frames.device)
     # In whole averages; clamped, so that what lies outside the frame repeats its edge.

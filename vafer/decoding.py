@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST_MESSAGE = 1 << 16  # bytes
 LONGEST_TEXT = 4000  # characters of an error
-N_SLOTS, SLOT_BYTES, MOST_FRAMES = 4, 16 << 20, 8  # as near to SLOT_BYTES as whole frames come
+N_SLOTS, SLOT_BYTES, MOST_FRAMES = 4, 16 << 20, 8  # slots are larger where one frame is
 ALIVE_EVERY_S = 1.0
 OUT_OF_MEMORY = 77  # exit status
 
@@ -41,14 +41,9 @@ def facts_of(info: "VideoInfo") -> dict[str, Any]:
     }
 
 
-def frames_in_slot(frame_bytes: int) -> int:
-    """How many frames of this size are handed over at once: each time costs the other side some."""
-    return min(MOST_FRAMES, max(1, SLOT_BYTES // max(1, frame_bytes)))
-
-
-def slots_bytes(frame_bytes: int) -> int:
-    """Of all slots."""
-    return N_SLOTS * frames_in_slot(frame_bytes) * frame_bytes
+def frames_in_slot(frame_bytes: int, slot_bytes: int) -> int:
+    """How many frames are handed over at once: each time costs the other side some."""
+    return min(MOST_FRAMES, slot_bytes // frame_bytes)
 
 
 class Link:
@@ -57,8 +52,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._memory: mmap.mmap | None = None
-        self._frame_bytes = 0  # of the largest that it is made for
-        self._n_in_slot = 0
+        self._slot_bytes = 0
         self._generation = 0  # of the memory
         self._free: list[int] = []
         self._shown: list[list[Any]] = []  # frames in the slot `_free[-1]`, not told of yet
@@ -85,7 +79,7 @@ class Link:
     def show(self, frame: "Frame") -> None:
         """Hand over a frame, with the next ones; waits until there is room."""
         n_bytes = frame.image.nbytes
-        if n_bytes > self._frame_bytes:
+        if n_bytes > self._slot_bytes:
             self._ask_for_memory(n_bytes)
         if frame.image.shape != self._shape:
             self._hand_over()
@@ -94,11 +88,12 @@ class Link:
             if self._receive() is None:
                 raise BrokenPipeError
         assert self._memory is not None
-        start = self._free[-1] * self._n_in_slot * self._frame_bytes + len(self._shown) * n_bytes
+        start = self._free[-1] * self._slot_bytes + len(self._shown) * n_bytes
         self._memory[start : start + n_bytes] = frame.image.data.cast("B")
         self._shown.append([frame.index, frame.pts, frame.time_s, frame.is_cut])
-        if len(self._shown) == self._n_in_slot:
+        if len(self._shown) == frames_in_slot(n_bytes, self._slot_bytes):
             self._hand_over()
+        self.alive()
 
     def _hand_over(self) -> None:
         if self._shown:
@@ -128,9 +123,8 @@ class Link:
         if message["kind"] == "free" and message["memory"] == self._generation:
             self._free.insert(0, message["slot"])
         elif message["kind"] == "memory":
-            self._frame_bytes, self._generation = message["frame_bytes"], message["memory"]
-            self._n_in_slot = frames_in_slot(self._frame_bytes)
-            self._memory = mmap.mmap(descriptors[0], slots_bytes(self._frame_bytes))
+            self._slot_bytes, self._generation = message["slot_bytes"], message["memory"]
+            self._memory = mmap.mmap(descriptors[0], N_SLOTS * self._slot_bytes)
             self._free = list(range(N_SLOTS))
             os.close(descriptors[0])
         return message

@@ -3,6 +3,7 @@
 import heapq
 import resource
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -24,7 +25,7 @@ from vafer.table import (
     write_videos,
 )
 
-OTHER_FILES = 256  # that a process may have open beside those that it merges
+OTHER_FILES, FEWEST_OTHER_FILES = 256, 16  # that are open beside those that are merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,9 @@ def merge(
             _check_ours(out)
         elif out.exists() or videos_path_of(out).exists():
             raise UsageError(f"{display_path(out)} is there already: give another, or --overwrite")
-        _make_room(len(outputs))
         n_rows = 0
         provenance = {"schema_version": SCHEMA_VERSION, "runs": [runs[i] for i in sorted(runs)]}
-        with TableWriter(out, provenance) as writer:
+        with _room_for(len(outputs)), TableWriter(out, provenance) as writer:
             for _, batches in heapq.merge(*(o.by_video() for o in outputs), key=itemgetter(0)):
                 for batch in batches:
                     writer.write(batch)
@@ -96,17 +96,24 @@ def merge(
     )
 
 
-def _make_room(n_files: int) -> None:
-    """Raise UsageError where this process may not have so many files open, all at once."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+@contextmanager
+def _room_for(n_files: int) -> Iterator[None]:
+    """Let so many files be open, all at once. Raises UsageError where that is not allowed."""
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if hard != unlimited and hard < n_files + FEWEST_OTHER_FILES:
+        raise UsageError(
+            f"{n_files} outputs at once need as many open files, and {hard} are allowed: "
+            "merge some of them first, then the results, or raise `ulimit -n`"
+        )
     wanted = n_files + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        if hard != resource.RLIM_INFINITY and hard < wanted:
-            raise UsageError(
-                f"{n_files} outputs at once need {wanted} open files, and {hard} are allowed: "
-                "merge some of them first, then the results, or raise `ulimit -n`"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft != unlimited and soft < wanted:
+        most = wanted if hard == unlimited else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def _check_ours(out: Path) -> None:

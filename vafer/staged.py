@@ -5,7 +5,9 @@
 
 A lane and its process work on one recording at a time. Everything between them is bounded, so the
 slowest stage sets the pace and memory does not grow. The predictor fills its batches with faces of
-all lanes, and hands out each recording's events in their order.
+all lanes, and hands out each recording's events in their order. On a GPU one more thread finds the
+faces of all lanes' frames, and their values at once (`vafer.batcher`); lanes link them to tracks,
+and the predictor has nothing to predict.
 """
 
 import os
@@ -21,7 +23,7 @@ from typing import Any
 import cv2
 import torch
 
-from vafer.batcher import FRAMES_AT_ONCE, Batcher, WalkAhead
+from vafer.batcher import FRAMES_IN_BATCH, Batcher, WalkAhead
 from vafer.crops import Patch
 from vafer.errors import VideoError, display_path
 from vafer.faces import Detector
@@ -222,6 +224,9 @@ class _Run:
                             "memory of the GPU. Give it more, or this recording --device cpu"
                         ),
                     )
+                    self._decoders.discard(decoder)
+                    decoder.close()  # it is still at this recording
+                    decoder = self._new_decoder()
         finally:
             decoder.close()
         self._put(self._found, None)
@@ -247,13 +252,18 @@ class _Run:
     ) -> None:
         if detector is None:
             assert self._batcher is not None
-            walk: Walk = WalkAhead(self._batcher, max(1, 2 * FRAMES_AT_ONCE // self._n_lanes))
+            walk: Walk = WalkAhead(self._batcher, max(1, 2 * FRAMES_IN_BATCH // self._n_lanes))
         else:
             crop = self._stages.model.card.crop
             walk = Walk(detector, crop, searches=self._stages.searches)
         for item in decoder.decode(source.path, self._stages.sampling, is_retry=is_retry):
             if isinstance(item, Chunk):
-                if results := list(walk.take(item)):
+                results = []
+                for result in walk.take(item):
+                    if self._is_over.is_set():
+                        raise _OverError
+                    results.append(result)
+                if results:
                     self._put(self._found, (source, results))
             else:
                 self._put(self._found, (source, [*walk.rest(), (item, [])]))

@@ -6,6 +6,7 @@ killed and another one takes its place.
 
 import fcntl
 import json
+import math
 import mmap
 import os
 import socket
@@ -24,8 +25,8 @@ from vafer.decoding import (
     LONGEST_TEXT,
     N_SLOTS,
     OUT_OF_MEMORY,
+    SLOT_BYTES,
     frames_in_slot,
-    slots_bytes,
 )
 from vafer.errors import VaferError, VideoError
 from vafer.options import Sampling
@@ -35,6 +36,7 @@ MEMORY_BYTES = 4 << 30  # of a process that decodes, beside the frames that it h
 SILENCE_S = 60.0  # after which a process that has something to do is taken to hang
 LARGEST_FRAME_BYTES = 1 << 30
 LONGEST_SIDE = 1 << 16
+DECODERS = ("decord", "decord+pyav", "pyav", "pictures")
 
 
 class DecoderLostError(VaferError):
@@ -78,7 +80,9 @@ class DecoderProcess:
         self._memories: dict[int, _Memory] = {}
         self._generation = 0
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        # What it prints is kept, as far as a pipe holds it, for the case that it dies of that.
+        self._stderr, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with theirs, os.fdopen(written, "wb"):
             # A session of its own, for Ctrl-C is not meant for it; one thread where NumPy is not
             # decoding; no folder of the user's on the path of its modules.
             number = theirs.fileno()
@@ -95,6 +99,7 @@ class DecoderProcess:
                 pass_fds=[number],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=written,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
             )
@@ -151,10 +156,13 @@ class DecoderProcess:
                 raise self._lost(f"talks nonsense ({error!r})") from error
 
     def close(self) -> None:
-        """End the process, whatever it is at."""
+        """End the process, whatever it is at; once more is nothing."""
         self._socket.close()
         self._process.kill()
         self._process.wait()
+        if self._stderr >= 0:
+            os.close(self._stderr)
+            self._stderr = -1
 
     def kill(self) -> None:
         """End the process; may be called by any thread, and whoever waits for it is told."""
@@ -163,34 +171,35 @@ class DecoderProcess:
     def _chunk(self, message: dict[str, Any]) -> Chunk:
         memory = self._memories[int(message["memory"])]
         height, width, slot = (int(message[key]) for key in ("height", "width", "slot"))
-        shown, slot_bytes = message["frames"], memory.n_in_slot * memory.frame_bytes
+        shown, frame_bytes = message["frames"], height * width * 3
         if not (
             0 < height <= LONGEST_SIDE
             and 0 < width <= LONGEST_SIDE
-            and height * width * 3 <= memory.frame_bytes
             and 0 <= slot < N_SLOTS
-            and 0 < len(shown) <= memory.n_in_slot
+            and 0 < len(shown) <= frames_in_slot(frame_bytes, memory.slot_bytes)
         ):
             raise ValueError("frames beyond their memory")
-        n_bytes = len(shown) * height * width * 3
-        pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * slot_bytes)
+        n_bytes = len(shown) * frame_bytes
+        pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * memory.slot_bytes)
         pictures = pixels.reshape(len(shown), height, width, 3)
         return Chunk([_frame(s, p) for s, p in zip(shown, pictures, strict=True)], pictures)
 
     def _give_memory(self, frame_bytes: int) -> None:
-        if not 0 < frame_bytes <= LARGEST_FRAME_BYTES:
+        # Each twice as large as the one before, at least: what a process keeps of them has an end.
+        slot_bytes = max(SLOT_BYTES, 1 << (frame_bytes - 1).bit_length())
+        largest = max((memory.slot_bytes for memory in self._memories.values()), default=0)
+        if not (0 < frame_bytes <= LARGEST_FRAME_BYTES and slot_bytes > largest):
             raise ValueError(f"frames of {frame_bytes} bytes")
         # Without a name, so that nothing of it is left whoever dies.
         descriptor = os.memfd_create("vafer-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            memory = _Memory.of(descriptor, frame_bytes)
+            os.ftruncate(descriptor, N_SLOTS * slot_bytes)
+            memory = _Memory(mmap.mmap(descriptor, N_SLOTS * slot_bytes), slot_bytes)
             # Were it cut shorter by the other side, reading it would end this one.
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
             self._generation += 1
             self._memories = {self._generation: memory}
-            self._say(
-                "memory", descriptor, memory=self._generation, frame_bytes=frame_bytes,
-            )  # fmt: skip
+            self._say("memory", descriptor, memory=self._generation, slot_bytes=slot_bytes)
         finally:
             os.close(descriptor)
 
@@ -227,8 +236,18 @@ class DecoderProcess:
                 what = "needed more memory than it may have"
             else:
                 what = f"was ended by signal {-code}" if code and code < 0 else f"ended ({code})"
+                if printed := self._last_line():
+                    what += f": {printed}"
         self.close()
         return DecoderLostError(f"the process that decoded it {what}")
+
+    def _last_line(self) -> str:
+        """Of what it has printed, with nothing in it that a terminal would obey."""
+        try:
+            printed = os.read(self._stderr, LONGEST_MESSAGE).decode(errors="replace").split("\n")
+        except OSError:  # nothing
+            return ""
+        return _printable(next((line for line in reversed(printed) if line.strip()), ""))
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -243,13 +262,17 @@ def _checked(facts: dict[str, Any]) -> dict[str, Any]:
         value = facts[key]
         if value is not None and (type(value) not in kinds or not _fits(value)):
             raise ValueError(f"{key} {value!r:.50}")
+    if min(facts["width"], facts["height"]) < 1:
+        raise ValueError(f"{facts['width']} × {facts['height']} pixels")
     if facts["rotation"] not in (None, 0, 90, 180, 270) or facts.keys() != _KINDS.keys():
         raise ValueError("facts of another kind")
     return facts
 
 
 def _fits(value: float | str) -> bool:
-    return len(value) < 100 and value.isascii() if isinstance(value, str) else abs(value) < 2**31
+    if isinstance(value, str):
+        return len(value) < 100 and value.isascii() and value.isprintable()
+    return abs(value) < 2**31
 
 
 def _count(value: Any) -> int | None:
@@ -260,7 +283,7 @@ def _count(value: Any) -> int | None:
 
 def _ended(message: dict[str, Any]) -> Ended:
     n_frames, n_bad_packets = _count(message["n_frames"]), _count(message["n_bad_packets"])
-    if n_frames is None or n_bad_packets is None or not _fits(str(message["decoder"])):
+    if n_frames is None or n_bad_packets is None or message["decoder"] not in DECODERS:
         raise ValueError("an end of another kind")
     damage = message["damage"]
     return Ended(
@@ -269,8 +292,9 @@ def _ended(message: dict[str, Any]) -> Ended:
 
 
 def _printable(text: Any) -> str:
-    """A text of the other side that every table and stream can hold."""
-    return str(text)[:LONGEST_TEXT].encode(errors="replace").decode()
+    """A text of the other side that every table, stream and terminal can hold."""
+    text = str(text)[:LONGEST_TEXT].encode(errors="replace").decode()
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _frame(shown: Any, image: np.ndarray) -> Frame:
@@ -279,6 +303,8 @@ def _frame(shown: Any, image: np.ndarray) -> Frame:
     number = _count(index)
     if number is None or (pts is not None and not -(2**63) <= int(pts) < 2**63):
         raise ValueError("a frame beyond all counting")
+    if time_s is not None and not math.isfinite(float(time_s)):
+        raise ValueError("a frame at no time")
     return Frame(
         index=number,
         pts=None if pts is None else int(pts),
@@ -291,11 +317,4 @@ def _frame(shown: Any, image: np.ndarray) -> Frame:
 @dataclass(frozen=True, slots=True)
 class _Memory:
     map: mmap.mmap
-    frame_bytes: int
-    n_in_slot: int
-
-    @classmethod
-    def of(cls, descriptor: int, frame_bytes: int) -> "_Memory":
-        n_bytes = slots_bytes(frame_bytes)
-        os.ftruncate(descriptor, n_bytes)
-        return cls(mmap.mmap(descriptor, n_bytes), frame_bytes, frames_in_slot(frame_bytes))
+    slot_bytes: int

@@ -221,25 +221,21 @@ class _Scene:
 
     def _draw_person(self, box: np.ndarray) -> None:
         """Hair, neck and shoulders for a face (4,) that is pasted later, unless they hide one."""
-        rng, middle, (width, height) = self.rng, (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        reach = np.array([1.7 * width, 1.1 * height])
-        if self._hides(
-            np.concatenate([middle - reach, middle + np.array([reach[0], 2.5 * height])])
-        ):
-            return
+        rng, middle, sides = self.rng, (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         hair = rng.uniform(5, 130) * np.array([1.0, *np.sort(rng.uniform(0.4, 1, 2))[::-1]])
         skin = np.array(SKIN_LIGHT) * rng.uniform(0.3, 1)
-        shapes = (
+        shapes = [  # centres and half axes, in the face's width and height
             ((0, 1.8), (rng.uniform(1.0, 1.7), rng.uniform(0.8, 1.2)), rng.uniform(0, 255, 3)),
             ((0, 0.6), (rng.uniform(0.2, 0.35), 0.5), skin),
             ((0, -0.1), (HEAD * rng.uniform(0.95, 1.4), HEAD * rng.uniform(1, 1.3)), hair),
-        )
-        sides = np.array([width, height])
-        for away, axes, colour in shapes:
-            centre = (middle + away * sides).astype(int)
-            half = np.maximum(1, axes * sides).astype(int)
+        ]
+        placed = [(middle + away * sides, axes * sides, colour) for away, axes, colour in shapes]
+        if any(self._lies_over(np.concatenate([at - half, at + half])) for at, half, _ in placed):
+            return
+        for at, half, colour in placed:
+            centre, axes = at.astype(int), half.astype(int).clip(min=1)
             told = [*map(float, colour)]
-            cv2.ellipse(self.canvas, [*map(int, centre)], [*map(int, half)], 0, 0, 360, told, -1)
+            cv2.ellipse(self.canvas, [*map(int, centre)], [*map(int, axes)], 0, 0, 360, told, -1)
 
     def finished(self) -> Scene:
         picture = _photographed(self.canvas, self.rng)
@@ -249,6 +245,13 @@ class _Scene:
 
         return Scene(
             picture, stacked(self.boxes, 4), stacked(self.points, 5, 2), stacked(self.doubtful, 4)
+        )
+
+    def _lies_over(self, box: np.ndarray) -> bool:
+        """Whether a box touches that of a face."""
+        return any(
+            (np.maximum(box[:2], other[:2]) < np.minimum(box[2:], other[2:])).all()
+            for other in (*self.boxes, *self.doubtful)
         )
 
     def _hides(self, box: np.ndarray) -> bool:
