@@ -430,12 +430,12 @@ class TestDecoderProcess:
             {"width": -5}, {"height": 0}, {"rotation": 45}, {"codec": "h264\x1b[31m"},
             {"codec": 264}, {"fps": float("nan")}, {"more": 1}, {"time_base": "1" * 200},
         ):  # fmt: skip
-            with pytest.raises(ValueError, match="."):
+            with pytest.raises(ValueError, match=r"."):
                 workers._checked({**facts, **odd})
         end = {"n_frames": 5, "n_bad_packets": 0, "damage": None, "decoder": "pyav"}
         assert workers._ended(end).decoder == "pyav"
         for odd in ({"decoder": 5}, {"decoder": "other"}, {"n_frames": -1}, {"n_frames": True}):
-            with pytest.raises(ValueError, match="."):
+            with pytest.raises(ValueError, match=r"."):
                 workers._ended({**end, **odd})
         told = workers._ended({**end, "damage": "\x1b[31mred\nline\ud800"}).damage
         assert told == "\ufffd[31mred\ufffdline?"
