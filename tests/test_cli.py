@@ -390,3 +390,8 @@ def test_convert_writes_a_model_and_refuses_other_files(untrained: Path, tmp_pat
     assert (
         run("models", "convert", untrained, files[1], "--out", tmp_path / "x.safetensors")[0] == 2
     )
+
+
+def test_a_notice_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_notice("a decoder said \x1b[2J")
+    assert "\x1b[2J" not in capsys.readouterr().err

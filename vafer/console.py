@@ -388,4 +388,4 @@ def show_error(text: str) -> None:
 
 
 def show_notice(text: str) -> None:
-    stderr.print(text, markup=False)
+    stderr.print(_printable(text), markup=False)

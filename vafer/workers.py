@@ -135,7 +135,7 @@ class DecoderProcess:
                     case "memory":
                         self._give_memory(int(message["frame_bytes"]))
                     case "failed":
-                        raise VideoError(_printable(message["error"]))
+                        raise VideoError(_storable(message["error"]))
                     case "opened" if not is_open:
                         is_open = True
                         yield Opened(_checked(message["facts"]), _count(message["n_expected"]))
@@ -242,12 +242,12 @@ class DecoderProcess:
         return DecoderLostError(f"the process that decoded it {what}")
 
     def _last_line(self) -> str:
-        """Of what it has printed, with nothing in it that a terminal would obey."""
+        """Of what it has printed; a terminal might obey it, so it is not to be shown as it is."""
         try:
             printed = os.read(self._stderr, LONGEST_MESSAGE).decode(errors="replace").split("\n")
         except OSError:  # nothing
             return ""
-        return _printable(next((line for line in reversed(printed) if line.strip()), ""))
+        return _storable(next((line for line in reversed(printed) if line.strip()), ""))
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -287,14 +287,13 @@ def _ended(message: dict[str, Any]) -> Ended:
         raise ValueError("an end of another kind")
     damage = message["damage"]
     return Ended(
-        n_frames, n_bad_packets, None if damage is None else _printable(damage), message["decoder"]
+        n_frames, n_bad_packets, None if damage is None else _storable(damage), message["decoder"]
     )
 
 
-def _printable(text: Any) -> str:
-    """A text of the other side that every table, stream and terminal can hold."""
-    text = str(text)[:LONGEST_TEXT].encode(errors="replace").decode()
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+def _storable(text: Any) -> str:
+    """A text of the other side that every table and stream can hold."""
+    return str(text)[:LONGEST_TEXT].encode(errors="replace").decode()
 
 
 def _frame(shown: Any, image: np.ndarray) -> Frame:
