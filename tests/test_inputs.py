@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import vafer
 from vafer.errors import UsageError
 from vafer.inputs import find_sources, size_bytes
+from vafer.options import Sampling
 
 
 def make(root: Path, *names: str) -> None:
@@ -89,3 +91,16 @@ def test_a_name_that_is_no_utf8_is_escaped(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     make(tmp_path, name, "été.mp4")
     assert videos(tmp_path) == ["caf\\xe9.mp4", "été.mp4"]
+
+
+def test_a_pipe_costs_only_itself(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to(sample)
+    for workers in (1, 2):
+        results = vafer.annotate(
+            tmp_path, model=untrained, detector=yunet, workers=workers, sampling=Sampling(every=25)
+        )
+        assert results.videos["status"].to_list() == ["failed", "done"]
+        assert "a.mp4 is a pipe or a device" in results.videos["error"][0]

@@ -249,7 +249,8 @@ def long_job(sample: Path, untrained: Path, yunet: Path, tmp_path: Path) -> list
 
 
 def started_job(command: list[str], is_under_way: Callable[[], bool]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # however the tests were started
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 120
     while not is_under_way():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""

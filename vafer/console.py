@@ -28,17 +28,19 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
     """A bar over all bytes, with frames a second and time to go; silent where nobody watches."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
     if quiet or not stderr.is_terminal:
         yield lambda progress: None
         return
+    shortened = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     with Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]:.0f} frames/s"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[video]}", markup=False),
+        TextColumn("{task.fields[video]}", markup=False, table_column=shortened),
         console=stderr,
         transient=True,
     ) as bar:

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vafer.errors import UsageError, display_path
+from vafer.errors import UsageError, VideoError, display_path
 from vafer.pictures import is_picture_folder
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
@@ -64,8 +65,15 @@ def modified_s(source: Source) -> float:
 
 
 def source_sha256(source: Source) -> str:
-    """Hash of the file; of a folder that of its listing, names and hashes. Raises OSError."""
+    """Hash of the file; of a folder that of its listing, names and hashes.
+
+    Raises OSError, and VideoError of a pipe or a device, which may never come to an end.
+    """
     if not source.path.is_dir():
+        if not stat.S_ISREG(source.path.stat().st_mode):
+            raise VideoError(
+                f"{display_path(source.path)} is a pipe or a device: expected a file; leave it out"
+            )
         return sha256(source.path)
     listing = "".join(f"{sha256(p)} {display_path(Path(p.name))}\n" for p in _files(source))
     return hashlib.sha256(listing.encode()).hexdigest()

@@ -204,10 +204,9 @@ def _runs(outputs: list[_Finished], on_notice: Callable[[str], None]) -> dict[st
     shards = [Shard.parse(run["shard"]) for _, run in runs.values() if run.get("shard")]
     if shards and len({shard.count for shard in shards}) == 1:
         missing = {*range(1, shards[0].count + 1)} - {shard.number for shard in shards}
-        if missing:
+        n_empty = sum(not output.runs for output in outputs)  # which shard's, no table says
+        if len(missing) > n_empty:
+            which = f"{len(missing) - n_empty} of these" if n_empty else "these"
             listed = ", ".join(map(str, sorted(missing)))
-            on_notice(
-                f"of {shards[0].count} shards these are not among the inputs, or had no recording: "
-                f"{listed}"
-            )
+            on_notice(f"of {shards[0].count} shards {which} are not among the inputs: {listed}")
     return {run_id: run for run_id, (_, run) in runs.items()}

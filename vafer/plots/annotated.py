@@ -86,6 +86,9 @@ def _annotation_figure(table: pl.DataFrame, recording: Path) -> Figure:
             faces = table.filter(table["track_id"] == track)
             _draw_track(ax, faces, dimension, colours[track], is_timed=is_timed)
         ax.set(ylim=(-1.04, 1.04), yticks=(-1, 0, 1))
+        if len(table):  # to the last frame, though there may be no face in it
+            ax.update_datalim([(x, 0) for x in _places(table, is_timed=is_timed)[[0, -1]]])
+            ax.autoscale_view(scaley=False)
         ax.margins(x=0.01)
         ax.grid(axis="y", color=PALE, linewidth=0.5)
         if not is_last:
@@ -111,10 +114,15 @@ def _draw_frame(ax: Axes, frame: Frame, faces: pl.DataFrame, colours: dict[int, 
         ax.plot(*points.T, ls="", marker=".", ms=1, color=colour)
 
 
+def _places(rows: pl.DataFrame, *, is_timed: bool) -> np.ndarray:
+    """Of rows on the axis below, float64 (N,)."""
+    return rows["time_s" if is_timed else "frame_index"].to_numpy().astype(np.float64)
+
+
 def _draw_track(
     ax: Axes, faces: pl.DataFrame, dimension: str, colour: str, *, is_timed: bool
 ) -> None:
     index = faces["frame_index"].to_numpy()
-    x = faces["time_s"].to_numpy() if is_timed else index.astype(np.float64)
+    x = _places(faces, is_timed=is_timed)
     points = curve(x, faces[dimension].fill_null(np.nan).to_numpy(), after_gaps(index))
     ax.plot(*points.T, color=colour, lw=1.2, marker="o", ms=2, markevery=is_lone(points))
