@@ -36,6 +36,9 @@ def test_frames_boxes_and_curves_are_those_of_the_table(table: pl.DataFrame, sam
         faces = table.drop_nulls("face_index")
         np.testing.assert_allclose(line.get_ydata(), faces[name])
         np.testing.assert_allclose(line.get_xdata(), faces["time_s"])
+        assert faces["time_s"].max() < 1.7
+        assert ax.get_xlim()[0] <= 0
+        assert 1.96 <= ax.get_xlim()[1] < 2.1  # though the last frames have no face
     assert legend(valence) == ["track 0"]
 
 
