@@ -252,15 +252,16 @@ def test_short_scores() -> None:
         "n": 7,
     }
     assert list(short_scores(metrics)) == [
-        "CCC 0.50 – a", "b: recall 0.971, false faces 2", "n 7",
+        "CCC 0.50 – a", "recall 0.971 b", "n 7",
     ]  # fmt: skip
 
 
-def test_what_matters_of_a_detector_is_told_first() -> None:
+def test_of_a_detector_what_matters_is_told() -> None:
     metrics = {
         "held out": {"faces": 337, "mean_iou": 0.87, "recall": 0.893},
         "no_face.mp4": {"pictures": 95, "false_per_100": 1.05},
+        "other": {"faces": 2, "size": 7.5, "least": 3},
     }
     assert list(short_scores(metrics)) == [
-        "held out: recall 0.893, faces 337", "no_face.mp4: false_per_100 1.05, pictures 95",
+        "recall 0.893 held out", "false_per_100 1.05 no_face.mp4", "faces 2, size 7.5 other",
     ]  # fmt: skip

@@ -108,11 +108,11 @@ def detector_card(path: Path) -> dict[str, Any]:
     return card
 
 
-TOLD_FIRST = ("recall", "false_per_100")
+TOLD = ("recall", "false_per_100")
 
 
 def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """One line a set: the CCC of valence and arousal where there is one, else its first numbers."""
+    """Of each set: CCC of valence and arousal, or what matters of a detector, or what is first."""
     for name, found in metrics.items():
         if isinstance(found, Mapping):
             cccs = [
@@ -123,9 +123,10 @@ def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
             if any(ccc is not None for ccc in cccs):
                 yield f"CCC {' '.join(_ccc(ccc) for ccc in cccs)} {name}"
                 continue
-            numbers = [key for key, v in found.items() if _is_number(v)]
-            if shown := sorted(numbers, key=lambda key: key not in TOLD_FIRST)[:2]:
-                yield f"{name}: {', '.join(f'{key} {_number(found[key])}' for key in shown)}"
+            numbers = [key for key, value in found.items() if _is_number(value)]
+            told = [key for key in TOLD if key in numbers] or numbers[:2]
+            if told:
+                yield f"{', '.join(f'{key} {_number(found[key])}' for key in told)} {name}"
         elif _is_number(found):
             yield f"{name} {_number(found)}"
 

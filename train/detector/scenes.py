@@ -24,6 +24,9 @@ HEAD = 0.62  # half width of a head and its half height, in widths and heights o
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
 MOSAICS = 0.35  # share of scenes that are pictures side by side, so that no face has a pasted edge
 MOST_IN_A_ROW = 16
+CROWDS, MOST_PEOPLE = 0.3, 24  # share of scenes that are people before one another, and how many
+FROM_BEHIND = 0.15  # share of these people
+MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
 FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
 LARGE = 48.0  # pixels of a face in a picture that shows hair and shoulders too, and colours
 FROM_LARGE = 0.5  # share of faces
@@ -56,10 +59,14 @@ class Composer:
     def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
         """One scene of this size."""
         made = _Scene(rng, height, width)
-        frames, kind = self.material.frames, rng.random()
-        if rng.random() < MOSAICS:
+        frames, layout, kind = self.material.frames, rng.random(), rng.random()
+        if layout < MOSAICS:
             made.canvas = background(rng, height, width)
             made.lay_side_by_side(lambda: self._portrait(rng), lambda: self._nothing(rng))
+            return made.finished()
+        if layout < MOSAICS + CROWDS:
+            made.canvas = cv2.resize(self._nothing(rng), (width, height)).astype(np.float32)
+            made.gather_people(lambda: self._portrait(rng), lambda: self._nothing(rng))
             return made.finished()
         if frames and kind < FROM_FRAMES:
             made.begin_with_frame(frames[rng.integers(len(frames))])
@@ -72,7 +79,8 @@ class Composer:
         n_faces = rng.choice(N_PASTED, p=PASTED_SHARES)
         for _ in range(n_faces):
             most = 0.95 * min(height, width) / math.sqrt(n_faces)
-            made.paste_face(self._portrait(rng), math.exp(rng.uniform(*np.log((SMALLEST, most)))))
+            size = math.exp(rng.uniform(*np.log((SMALLEST, most))))
+            made.paste_face(self._portrait(rng), self._nothing(rng), size)
         return made.finished()
 
     def _portrait(self, rng: np.random.Generator) -> Labelled:
@@ -164,7 +172,53 @@ class _Scene:
         height, width = min(size, self.height - top), min(size, self.width - left)
         self.canvas[top : top + height, left : left + width] = square[:height, :width]
 
-    def paste_face(self, portrait: Labelled, size: float) -> None:
+    def gather_people(
+        self, next_portrait: Callable[[], Labelled], next_nothing: Callable[[], np.ndarray]
+    ) -> None:
+        """People before one another: the nearest come last, and hide whom they stand before."""
+        rng = self.rng
+        most = 0.35 * min(self.height, self.width)
+        nearest = math.exp(rng.uniform(*np.log((1.3 * SMALLEST, most))))
+        farthest = max(SMALLEST, nearest * rng.uniform(0.3, 0.9))
+        room = self.height * self.width / (nearest * farthest) / 8
+        n_people = int(min(MOST_PEOPLE, max(2.0, room * rng.uniform(0.3, 1))))
+        seen = np.full((self.height, self.width), -1)  # which face, by its index in `boxes`
+        sizes = np.exp(rng.uniform(math.log(farthest), math.log(nearest), n_people))
+        for size in np.sort(sizes):
+            picture, box, points = _seen_anew(next_portrait(), size, rng)
+            picture = _tinted(picture, rng)
+            to = rng.uniform(0, 1, 2) * (self.width, 0.95 * self.height)
+            scale = size / float((box[2:] - box[:2]).mean())
+            turn = rng.normal(0, TURN / 4)
+            middle = (box[:2] + box[2:]) / 2
+            matrix = _similarity(scale, turn, middle, to, mirror=rng.random() < 0.5)
+            where = self._figure(_moved_box(box, matrix))
+            self._dress(where, _skin(picture), next_nothing())
+            seen[where.any(axis=0)] = -1
+            if rng.random() < FROM_BEHIND:
+                continue
+            self._blend(picture, _oval(picture, box, rng), matrix)
+            n_before = len(self.boxes)
+            self._add(box, points, matrix, sure=True)
+            if len(self.boxes) > n_before:
+                x1, y1, x2, y2 = self.boxes[-1].astype(int)
+                seen[y1 : y2 + 1, x1 : x2 + 1] = n_before
+        self._forget_hidden(seen)
+
+    def _forget_hidden(self, seen: np.ndarray) -> None:
+        """seen (H, W): the index of the face of which each pixel is seen, −1 for none."""
+        boxes, points = self.boxes, self.points
+        self.boxes, self.points = [], []
+        for i, (box, of_face) in enumerate(zip(boxes, points, strict=True)):
+            x1, y1, x2, y2 = box.astype(int)
+            hidden = 1 - (seen[y1 : y2 + 1, x1 : x2 + 1] == i).mean()
+            if hidden < MOSTLY_HIDDEN:
+                self.boxes.append(box)
+                self.points.append(of_face)
+            elif hidden < HIDDEN:
+                self.doubtful.append(box)
+
+    def paste_face(self, portrait: Labelled, nothing: np.ndarray, size: float) -> None:
         """A face of `size` pixels, unless it would hide another."""
         rng = self.rng
         picture, box, points = _seen_anew(portrait, size, rng)
@@ -181,7 +235,7 @@ class _Scene:
         if rng.random() < 0.15:
             _cover(picture, box, rng)
         if rng.random() < BODIES:
-            self._draw_person(_moved_box(box, matrix))
+            self._clothe(_moved_box(box, matrix), picture, nothing)
         self._blend(picture, _mask(picture, box, rng), matrix)
         self._add(box, points, matrix, sure=True)
 
@@ -193,7 +247,7 @@ class _Scene:
             middle = rng.uniform(0, 1, 2) * (self.width, self.height)
             size = math.exp(rng.uniform(math.log(12), math.log(0.3 * min(self.height, self.width))))
             half = size / 2 * np.array([0.85, 1.1])
-            self._draw_person(np.concatenate([middle - half, middle + half]))
+            self._clothe(np.concatenate([middle - half, middle + half]), picture, nothing)
             return
         if kind == 0:
             picture = _shuffled(picture, rng)
@@ -219,23 +273,61 @@ class _Scene:
         if not self._hides(_moved_box(box, matrix)):
             self._blend(picture, _mask(picture, box, rng), matrix)
 
-    def _draw_person(self, box: np.ndarray) -> None:
-        """Hair, neck and shoulders for a face (4,) that is pasted later, unless they hide one."""
+    def _clothe(self, box: np.ndarray, picture: np.ndarray, cloth: np.ndarray) -> None:
+        """A body for a face (4,) of `picture` that is pasted later, unless it hides another."""
+        where = self._figure(box)
+        for x1, y1, x2, y2 in (other.astype(int) for other in (*self.boxes, *self.doubtful)):
+            if where[:, y1 : y2 + 1, x1 : x2 + 1].any():
+                return
+        self._dress(where, _skin(picture), cloth)
+
+    def _figure(self, box: np.ndarray) -> np.ndarray:
+        """Where clothes, neck, collar and hair around a face (4,) are: bool (4, H, W)."""
         rng, middle, sides = self.rng, (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        hair = rng.uniform(5, 130) * np.array([1.0, *np.sort(rng.uniform(0.4, 1, 2))[::-1]])
-        skin = np.array(SKIN_LIGHT) * rng.uniform(0.3, 1)
-        shapes = [  # centres and half axes, in the face's width and height
-            ((0, 1.8), (rng.uniform(1.0, 1.7), rng.uniform(0.8, 1.2)), rng.uniform(0, 255, 3)),
-            ((0, 0.6), (rng.uniform(0.2, 0.35), 0.5), skin),
-            ((0, -0.1), (HEAD * rng.uniform(0.95, 1.4), HEAD * rng.uniform(1, 1.3)), hair),
-        ]
-        placed = [(middle + away * sides, axes * sides, colour) for away, axes, colour in shapes]
-        if any(self._lies_over(np.concatenate([at - half, at + half])) for at, half, _ in placed):
+        where = np.zeros((4, self.height, self.width), np.uint8)
+
+        def oval(layer: np.ndarray, x: float, y: float, half_x: float, half_y: float) -> None:
+            centre, axes = middle + (x, y) * sides, (half_x, half_y) * sides
+            at, half = [*map(int, centre)], [*map(int, axes.clip(min=1))]
+            cv2.ellipse(layer, at, half, 0, 0, 360, 1, -1)
+
+        clothes, neck, collar, hair = where
+        broad, tall = rng.uniform(0.9, 1.6), rng.uniform(0.7, 1.2)
+        oval(clothes, 0, 0.65 + tall, broad, tall)
+        if rng.random() < 0.7:  # down to where the picture ends
+            left, right = (middle[0] + side * broad * sides[0] for side in (-1, 1))
+            top = middle[1] + (0.65 + tall) * sides[1]
+            x1, x2, y1 = (int(max(0, v)) for v in (left, right, top))
+            clothes[y1:, x1 : x2 + 1] = 1
+        oval(neck, 0, 0.55, rng.uniform(0.25, 0.4), 0.4)
+        if rng.random() < 0.6:
+            tip = middle + (rng.normal(0, 0.1), rng.uniform(0.9, 1.6)) * sides
+            ends = [middle + (side * rng.uniform(0.25, 0.5), 0.6) * sides for side in (-1, 1)]
+            cv2.fillPoly(collar, [np.array([*ends, tip]).astype(int)], 1)
+        oval(hair, 0, -0.12, HEAD * rng.uniform(0.9, 1.3), HEAD * rng.uniform(0.95, 1.25))
+        if rng.random() < 0.7:  # no beard
+            hair[max(0, int(middle[1] + rng.uniform(-0.2, 0.4) * sides[1])) :] = 0
+        if rng.random() < 0.3:  # long
+            oval(hair, 0, rng.uniform(0, 0.4), HEAD * rng.uniform(1, 1.4), rng.uniform(0.6, 1))
+        return where.astype(bool)
+
+    def _dress(self, where: np.ndarray, skin: np.ndarray, cloth: np.ndarray) -> None:
+        """Colour what `_figure` has found, with the light and dark of some picture of no face."""
+        rng = self.rng
+        rows, columns = (np.flatnonzero(where.any(axis=(0, axis))) for axis in (2, 1))
+        if not len(rows) or not len(columns):
             return
-        for at, half, colour in placed:
-            centre, axes = at.astype(int), half.astype(int).clip(min=1)
-            told = [*map(float, colour)]
-            cv2.ellipse(self.canvas, [*map(int, centre)], [*map(int, axes)], 0, 0, 360, told, -1)
+        y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        region = self.canvas[y, x]
+        grey = cv2.resize(cv2.cvtColor(cloth, cv2.COLOR_RGB2GRAY), region.shape[1::-1])
+        grain = rng.uniform(0, 1) * (grey / max(1.0, float(grey.mean())) - 1)[..., None]
+        any_colour, dark = rng.uniform(0, 255, 3), rng.uniform(5, 70) + rng.normal(0, 8, 3)
+        hair = rng.uniform(5, 200) * np.array([1.0, *np.sort(rng.uniform(0.4, 1, 2))[::-1]])
+        colours = (dark if rng.random() < 0.6 else any_colour, skin, rng.uniform(0, 255, 3), hair)
+        softness = rng.uniform(0.4, 1.2)
+        for layer, colour in zip(where, colours, strict=True):
+            alpha = cv2.GaussianBlur(layer[y, x].astype(np.float32), (0, 0), softness)[..., None]
+            region += alpha * (colour * (1 + grain) - region)
 
     def finished(self) -> Scene:
         picture = _photographed(self.canvas, self.rng)
@@ -245,13 +337,6 @@ class _Scene:
 
         return Scene(
             picture, stacked(self.boxes, 4), stacked(self.points, 5, 2), stacked(self.doubtful, 4)
-        )
-
-    def _lies_over(self, box: np.ndarray) -> bool:
-        """Whether a box touches that of a face."""
-        return any(
-            (np.maximum(box[:2], other[:2]) < np.minimum(box[2:], other[2:])).all()
-            for other in (*self.boxes, *self.doubtful)
         )
 
     def _hides(self, box: np.ndarray) -> bool:
@@ -415,6 +500,21 @@ def _tinted(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     elif kind < 0.8:
         picture = picture * np.exp(rng.normal(0, 0.15, 3))
     return picture.clip(0, 255).astype(np.float32)
+
+
+def _skin(picture: np.ndarray) -> np.ndarray:
+    """Mean colour (3,) of a face's middle, in a picture of it."""
+    return np.asarray(cv2.resize(picture, (3, 3), interpolation=cv2.INTER_AREA)[1, 1])
+
+
+def _oval(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How much of a pasted picture is seen: an oval around the face with soft edges."""
+    height, width = picture.shape[:2]
+    axes = (box[2:] - box[:2]) / 2 * rng.uniform(1.0, 1.3, 2)
+    centre = (box[:2] + box[2:]) / 2
+    y, x = np.mgrid[:height, :width]
+    inside = ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2
+    return np.clip((1 - inside) / rng.uniform(0.1, 0.5), 0, 1).astype(np.float32)
 
 
 def _mask(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
