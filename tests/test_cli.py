@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -246,6 +247,21 @@ def test_progress_shows_videos_speed_and_name(monkeypatch: pytest.MonkeyPatch) -
     with console.progress_display(quiet=True) as show:
         show(Progress(0.25, "a.mp4", 100, 100, 1, 4))
     assert shown.file.getvalue() == text
+
+
+def test_a_long_name_leaves_progress_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    shown = Console(file=StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(console, "stderr", shown)
+    with console.progress_display(quiet=False) as show:
+        show(Progress(0.25, f"{200 * 'long'}.mp4", 100, 100, 1, 4))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.file.getvalue())
+    lines = [line for line in re.split(r"[\r\n]", text) if "long" in line]
+    assert lines
+    assert all("1/4 videos" in line and "25%" in line and len(line) <= 80 for line in lines)
 
 
 def test_an_interrupt_that_was_swallowed_strikes_with_the_next_progress(

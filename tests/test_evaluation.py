@@ -402,7 +402,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_scored(
     common = ("evaluate", "--dataset", "afew-va", "--root", tmp_path / "data", "--model", untrained,
               "--quiet")  # fmt: skip
     _, told = run(*common, "--out", tmp_path / "a", code=1)
-    assert "01/002: 1 labelled frames cannot be read" in told
+    assert "01/002: 1 labelled frame cannot be read" in told
     assert scores_in(tmp_path / "a")["overall"]["n_scored"] == 19
     assert scores_in(tmp_path / "a")["provenance"]["faces"]["unreadable"] == 1
     _, told = run(*common, "--crops", "detector", "--detector", yunet, "--out", tmp_path / "b",
@@ -412,7 +412,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_scored(
     (tmp_path / "net" / "Manually_Annotated_Images" / "1" / "validation3.jpg").write_bytes(b"no")
     _, told = run("evaluate", "--dataset", "affectnet", "--root", tmp_path / "net", "--model",
                   untrained, "--out", tmp_path / "c", code=1)  # fmt: skip
-    assert "1 pictures cannot be read: 1/validation3.jpg" in told
+    assert "1 picture cannot be read: 1/validation3.jpg" in told
 
 
 def test_two_runs_do_not_write_to_one_folder(

@@ -213,8 +213,19 @@ def test_a_packet_that_fails_leaves_a_gap(tmp_path: Path) -> None:
     assert indices(frames) == numbers(frames) == [*range(45), 46, 47]
     assert (reader.n_frames, reader.n_bad_packets) == (47, 1)
     assert reader.damage is not None
-    assert reader.damage.startswith("1 packets failed")
-    assert reader.damage.endswith("1 frames are missing")
+    assert reader.damage.startswith("1 packet failed")
+    assert reader.damage.endswith("1 frame missing")
+
+
+def test_timestamps_that_begin_again_are_named(tmp_path: Path) -> None:
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(2 * clips.clip("b.ts").read_bytes())
+    frames, reader = read(joined)
+    assert indices(frames) == sorted(set(indices(frames)))
+    assert len(frames) < 96
+    assert reader.damage is not None
+    assert "timestamps go back at 1 place, as where files were joined" in reader.damage
+    assert probe(clips.clip("b.ts")).n_restarts == 0
 
 
 @pytest.mark.parametrize("index", [24, 28, 33])  # a keyframe: the decoder then loses the order

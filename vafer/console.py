@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vafer.errors import counted
+
 if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait for them
     from train.run import Outcome, Report
     from vafer.annotation import Progress, Results
@@ -36,13 +38,14 @@ def progress_display(*, quiet: bool) -> Iterator[Callable[["Progress"], None]]:
     shortened = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     with Bar(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]:.0f} frames/s"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[video]}", markup=False, table_column=shortened),
         console=stderr,
         transient=True,
+        expand=True,  # the name gets what the others leave
     ) as bar:
         task = bar.add_task("loading models", total=1.0, rate=0.0, video="", start=False)
 
@@ -180,7 +183,7 @@ def show_evaluation(evaluation: "Evaluation") -> None:
             table.add_row(f"  {dimension}", *(_in_digits(found[n]) for n in names), style="dim")
     stdout.print(table)
     n, n_missing = overall["n_labelled"], overall["n_missing"]
-    stdout.print(f"{n:,} labelled frames, {overall['n_scored']:,} scored")
+    stdout.print(f"{counted(n, 'labelled frame')}, {overall['n_scored']:,} scored")
     if n_missing:
         how = {
             "drop": "dropped",

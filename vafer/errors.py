@@ -34,3 +34,8 @@ class OutputError(VaferError):
 def display_path(path: Path) -> str:
     """`path` as text that every stream can print: bytes that are no UTF-8 become `\\xff`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def counted(n: int, thing: str) -> str:
+    """How many of what: `1 frame`, `1,200 frames`."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from vafer.annotation import Progress, annotate
 from vafer.crops import Patch, cut, warp
 from vafer.datasets.labels import Dataset, some
-from vafer.errors import UsageError, display_path
+from vafer.errors import UsageError, counted, display_path
 from vafer.faces import Detector
 from vafer.files import write_whole
 from vafer.labelled import FaceFinder, digest_of, hints, pictures
@@ -138,11 +138,11 @@ def _predicted(dataset: Dataset, shares: Shares, means: Means, folder: Path) -> 
     broken = table.filter(pl.col("way") == UNREADABLE)
     if dataset.frames_in == "images" and len(broken):
         names = broken["video"].to_list()
-        return Predicted(table, [f"{len(names):,} pictures cannot be read: {some(names)}"])
+        return Predicted(table, [f"{counted(len(names), 'picture')} cannot be read: {some(names)}"])
     counts = broken.group_by("video").len().sort("video")
     problems = [
-        f"{display_path(dataset.root / dataset.recordings[video])}: {n:,} labelled frames cannot "
-        "be read; they are damaged, or missing where the file is cut off"
+        f"{display_path(dataset.root / dataset.recordings[video])}: {counted(n, 'labelled frame')}"
+        " cannot be read: damaged, or missing where the file is cut off"
         for video, n in counts.iter_rows()
     ]
     return Predicted(table, problems)

@@ -1,5 +1,6 @@
 """What the container says of a recording: its packets, read once, are the truth of timestamps."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -51,6 +52,7 @@ class VideoInfo:
     damage: str | None
     decoder: str  # planned: "decord", "pyav" or "pictures"
     is_counted: bool = False  # the n-th frame decoded has the n-th pts, whatever the decoder says
+    n_restarts: int = 0  # places where decoding times go back, as where files were joined by bytes
 
     def __post_init__(self) -> None:
         if self.rotation not in (0, 90, 180, 270):
@@ -108,6 +110,7 @@ def _probe_video(path: Path) -> VideoInfo:
         stream = video_stream(path, container)
         n_header, n_packets, n_discarded, n_bad, first_is_key = stream.frames, 0, 0, 0, False
         times: list[int | None] = []
+        n_restarts, last_dts = 0, -math.inf
         # AVI stores no pts. libav's guesses are out of order for H.264, and else late by the delay
         # of the B-frames. Its frames have one rate, so the n-th place is that of the n-th frame.
         is_counted = "avi" in container.format.name.split(",")
@@ -118,6 +121,9 @@ def _probe_video(path: Path) -> VideoInfo:
             if n_packets == 0:
                 first_is_key = packet.is_keyframe
             n_packets += 1
+            if packet.dts is not None:
+                n_restarts += packet.dts < last_dts
+                last_dts = packet.dts
             n_bad += packet.is_corrupt
             n_discarded += packet.is_discard
             if not packet.is_discard:
@@ -173,6 +179,7 @@ def _probe_video(path: Path) -> VideoInfo:
             damage=damage,
             decoder="decord" if decord_serves else "pyav",
             is_counted=is_counted,
+            n_restarts=n_restarts,
         )
 
 

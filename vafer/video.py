@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vafer.decoders import decode, decodes_cleanly, open_decord, to_rgb
-from vafer.errors import VideoError, display_path
+from vafer.errors import VideoError, counted, display_path
 from vafer.options import ALL_FRAMES, Sampling
 from vafer.pictures import numbered_pictures, read_picture
 from vafer.probe import VideoInfo
@@ -78,12 +78,19 @@ class VideoReader:
     def damage(self) -> str | None:
         reasons = [self.info.damage] if self.info.damage else []
         if self._n_failed:
-            what = "pictures cannot be read"
-            if self.info.decoder != "pictures":
-                what = "packets failed to decode or gave a corrupt picture"
-            reasons.append(f"{self._n_failed} {what}")
+            if self.info.decoder == "pictures":
+                reasons.append(f"{counted(self._n_failed, 'picture')} cannot be read")
+            else:
+                packets = counted(self._n_failed, "packet")
+                reasons.append(f"{packets} failed to decode or gave a corrupt picture")
         if self._n_missing and not self.info.is_counted:  # an AVI may have packets without a frame
-            reasons.append(f"{self._n_missing} frames are missing")
+            reasons.append(f"{counted(self._n_missing, 'frame')} missing")
+            if self.info.n_restarts:
+                places = counted(self.info.n_restarts, "place")
+                reasons.append(
+                    f"its timestamps go back at {places}, as where files were joined byte by byte:"
+                    " annotate each by itself, or join them with ffmpeg's concat demuxer"
+                )
         return "; ".join(reasons) or None
 
     def __iter__(self) -> Iterator[Frame]:
