@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from train.detector import scenes
 from train.detector.material import Labelled, Material
 from train.detector.scenes import LEAST_SIDE, Composer, background, turned
 
@@ -122,3 +123,36 @@ def test_a_background_is_a_picture(seed: int) -> None:
     assert made.shape == (40, 70, 3)
     assert made.min() >= 0
     assert made.max() <= 255
+
+
+def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Faces of one colour that nothing else has: as much of a face is seen as there is of it."""
+    monkeypatch.setattr(scenes, "MOSAICS", 0.0)
+    monkeypatch.setattr(scenes, "CROWDS", 1.0)
+    monkeypatch.setattr(scenes, "HEADS_TURNED", 0.0)
+    monkeypatch.setattr(scenes, "_tinted", lambda picture, rng: picture.astype(np.float32))
+    monkeypatch.setattr(scenes, "_skin", lambda picture: np.zeros(3))
+    monkeypatch.setattr(scenes, "_photographed", lambda canvas, rng: canvas.clip(0, 255))
+    box = np.array([[4, 4, 44, 44]], np.float32)
+    _, png = cv2.imencode(".png", np.full((48, 48, 3), (254, 0, 254), np.uint8))
+    face = Labelled(png.tobytes(), box, np.full((1, 5, 2), 24, np.float32), np.ones(1, bool))
+    composer = Composer(Material([face], [], [frame(n_faces=0)]))
+    n_faces = n_doubtful = n_unnamed = 0
+    for seed in range(30):
+        scene = composer.scene(np.random.default_rng(seed), 192, 192)
+        is_face = np.abs(scene.picture - (254, 0, 254)).max(axis=2) < 12
+        for x1, y1, x2, y2 in scene.boxes.astype(int):
+            n_faces += 1
+            assert is_face[y1 : y2 + 1, x1 : x2 + 1].mean() > 0.3  # an oval is .79 of its box
+        n_doubtful += len(scene.doubtful)
+        for x1, y1, x2, y2 in np.concatenate([scene.boxes, scene.doubtful]).astype(int):
+            sides = np.array([x2 - x1, y2 - y1]) // 4  # an oval is a little larger than its box
+            is_face[
+                max(0, y1 - sides[1]) : y2 + sides[1] + 1, max(0, x1 - sides[0]) : x2 + sides[0] + 1
+            ] = False
+        n_unnamed += is_face.sum()
+    assert n_faces > 100
+    assert n_doubtful > 10
+    assert n_unnamed < 0.001 * 30 * 192 * 192
