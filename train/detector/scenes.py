@@ -27,6 +27,7 @@ MOST_IN_A_ROW = 16
 CROWDS, MOST_PEOPLE = 0.3, 24  # share of scenes that are people before one another, and how many
 FROM_BEHIND = 0.15  # share of these people
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
+CLOSE_UPS, CLOSE = 0.3, 0.4  # share of the others, and of their shorter side that the face has
 FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
 LARGE = 48.0  # pixels of a face in a picture that shows hair and shoulders too, and colours
 FROM_LARGE = 0.5  # share of faces
@@ -68,18 +69,22 @@ class Composer:
             made.canvas = cv2.resize(self._nothing(rng), (width, height)).astype(np.float32)
             made.gather_people(lambda: self._portrait(rng), lambda: self._nothing(rng))
             return made.finished()
+        is_close = rng.random() < CLOSE_UPS
+        least = CLOSE * min(height, width) if is_close else SMALLEST
         if frames and kind < FROM_FRAMES:
-            made.begin_with_frame(frames[rng.integers(len(frames))])
+            made.begin_with_frame(frames[rng.integers(len(frames))], least)
+            if is_close:
+                return made.finished()
         elif self._empty and kind < FROM_FRAMES + FROM_SCENERY:
-            made.begin_with_frame(self._empty[rng.integers(len(self._empty))])
+            made.begin_with_frame(self._empty[rng.integers(len(self._empty))], least)
         else:
             made.canvas = background(rng, height, width)
         for _ in range(rng.integers(5) if rng.random() < 0.4 else 0):
             made.paste_none(self._portrait(rng), self._nothing(rng))
-        n_faces = rng.choice(N_PASTED, p=PASTED_SHARES)
+        n_faces = 1 if is_close else rng.choice(N_PASTED, p=PASTED_SHARES)
         for _ in range(n_faces):
             most = 0.95 * min(height, width) / math.sqrt(n_faces)
-            size = math.exp(rng.uniform(*np.log((SMALLEST, most))))
+            size = math.exp(rng.uniform(*np.log((least, most))))
             made.paste_face(self._portrait(rng), self._nothing(rng), size)
         return made.finished()
 
@@ -106,13 +111,14 @@ class _Scene:
         self.points: list[np.ndarray] = []
         self.doubtful: list[np.ndarray] = []
 
-    def begin_with_frame(self, frame: Labelled) -> None:
-        """A frame, moved so that one of its faces, or else any piece of it, is in the scene."""
+    def begin_with_frame(self, frame: Labelled, least: float) -> None:
+        """A frame, moved so that one of its faces, of `least` pixels or more, or else any piece of
+        it, is in the scene."""
         rng, picture = self.rng, frame.picture()
         side = min(self.height, self.width)
         if len(frame.boxes):
             box = frame.boxes[rng.integers(len(frame.boxes))]
-            target = math.exp(rng.uniform(math.log(SMALLEST), math.log(0.95 * side)))
+            target = math.exp(rng.uniform(math.log(least), math.log(0.95 * side)))
             scale = target / max(1.0, float((box[2:] - box[:2]).mean()))
             scale = max(scale, 0.5 * side / max(picture.shape[:2]))
             at = (box[:2] + box[2:]) / 2
