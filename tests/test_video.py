@@ -1,5 +1,6 @@
 import math
 import os
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -217,15 +218,15 @@ def test_a_packet_that_fails_leaves_a_gap(tmp_path: Path) -> None:
     assert reader.damage.endswith("1 frame missing")
 
 
-def test_timestamps_that_begin_again_are_named(tmp_path: Path) -> None:
-    joined = tmp_path / "joined.ts"
-    joined.write_bytes(2 * clips.clip("b.ts").read_bytes())
+@pytest.mark.parametrize("name", ["b.ts", "b.mkv"])
+def test_timestamps_that_begin_again_are_named(name: str, tmp_path: Path) -> None:
+    joined = tmp_path / name
+    joined.write_bytes(3 * clips.clip(name).read_bytes())
     frames, reader = read(joined)
     assert indices(frames) == sorted(set(indices(frames)))
-    assert len(frames) < 96
+    assert 48 <= len(frames) < 144
     assert reader.damage is not None
-    assert "timestamps go back at 1 place, as where files were joined" in reader.damage
-    assert probe(clips.clip("b.ts")).n_restarts == 0
+    assert re.match(r"its timestamps go back at \d places?, as where files were", reader.damage)
 
 
 @pytest.mark.parametrize("index", [24, 28, 33])  # a keyframe: the decoder then loses the order

@@ -108,7 +108,7 @@ def detector_card(path: Path) -> dict[str, Any]:
     return card
 
 
-TOLD = ("recall", "false_per_100")
+OF_DETECTORS = ("recall", "false_per_100")
 
 
 def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
                 yield f"CCC {' '.join(_ccc(ccc) for ccc in cccs)} {name}"
                 continue
             numbers = [key for key, value in found.items() if _is_number(value)]
-            told = [key for key in TOLD if key in numbers] or numbers[:2]
+            told = [key for key in OF_DETECTORS if key in numbers] or numbers[:2]
             if told:
                 yield f"{', '.join(f'{key} {_number(found[key])}' for key in told)} {name}"
         elif _is_number(found):

@@ -24,9 +24,9 @@ def decode(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Frames of PyAV with their indices, in presentation order; 0 threads: one for each core.
 
-    `on_failure` gets the pts of what fails to decode or comes out corrupt, unless the demuxer had
-    flagged it. With `seek_to`, frames before that index may come first; none come where the seek
-    did not land on a keyframe whose index is known.
+    `on_failure` gets the pts of what fails to decode, comes out corrupt or after its successor,
+    unless the demuxer had flagged it. With `seek_to`, frames before that index may come first; none
+    come where the seek did not land on a keyframe whose index is known.
     """
     next_index, is_landed = 0, seek_to == 0
     held: dict[int, av.VideoFrame] = {}

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from vafer.container import open_container, packets, refusal, video_stream
-from vafer.errors import display_path
+from vafer.errors import counted, display_path
 from vafer.pictures import numbered_pictures, read_picture
 
 VIDEO_SUFFIXES = frozenset(
@@ -52,7 +52,6 @@ class VideoInfo:
     damage: str | None
     decoder: str  # planned: "decord", "pyav" or "pictures"
     is_counted: bool = False  # the n-th frame decoded has the n-th pts, whatever the decoder says
-    n_restarts: int = 0  # places where decoding times go back, as where files were joined by bytes
 
     def __post_init__(self) -> None:
         if self.rotation not in (0, 90, 180, 270):
@@ -110,7 +109,7 @@ def _probe_video(path: Path) -> VideoInfo:
         stream = video_stream(path, container)
         n_header, n_packets, n_discarded, n_bad, first_is_key = stream.frames, 0, 0, 0, False
         times: list[int | None] = []
-        n_restarts, last_dts = 0, -math.inf
+        n_restarts, last_key = 0, -math.inf
         # AVI stores no pts. libav's guesses are out of order for H.264, and else late by the delay
         # of the B-frames. Its frames have one rate, so the n-th place is that of the n-th frame.
         is_counted = "avi" in container.format.name.split(",")
@@ -121,9 +120,10 @@ def _probe_video(path: Path) -> VideoInfo:
             if n_packets == 0:
                 first_is_key = packet.is_keyframe
             n_packets += 1
-            if packet.dts is not None:
-                n_restarts += packet.dts < last_dts
-                last_dts = packet.dts
+            if packet.is_keyframe and packet.pts is not None and not packet.is_corrupt:
+                # Not by dts, which libav makes up where a container has none.
+                n_restarts += packet.pts < last_key
+                last_key = packet.pts
             n_bad += packet.is_corrupt
             n_discarded += packet.is_discard
             if not packet.is_discard:
@@ -143,7 +143,7 @@ def _probe_video(path: Path) -> VideoInfo:
         if width < 1 or height < 1:
             raise refusal(path, "a video stream without a picture size", "copy it again")
         container_name = container.format.name
-        damage = _damage(path, container_name, n_header, n_packets, n_bad)
+        damage = _damage(path, container_name, n_header, n_packets, n_bad, n_restarts)
         decord_serves = (
             damage is None
             and pts is not None
@@ -179,7 +179,6 @@ def _probe_video(path: Path) -> VideoInfo:
             damage=damage,
             decoder="decord" if decord_serves else "pyav",
             is_counted=is_counted,
-            n_restarts=n_restarts,
         )
 
 
@@ -222,8 +221,15 @@ def _start(container: av.container.InputContainer) -> Fraction:
     return start
 
 
-def _damage(path: Path, container: str, n_header: int, n_packets: int, n_bad: int) -> str | None:
+def _damage(
+    path: Path, container: str, n_header: int, n_packets: int, n_bad: int, n_restarts: int
+) -> str | None:
     """What is wrong with the file as far as its packets tell; None where nothing is."""
+    if n_restarts:
+        return (
+            f"its timestamps go back at {counted(n_restarts, 'place')}, as where files were joined"
+            " byte by byte: annotate each by itself, or join them with ffmpeg's concat demuxer"
+        )
     if n_packets < n_header:
         return f"{n_packets} of {n_header} packets promised by the header are there"
     size = path.stat().st_size
@@ -232,7 +238,7 @@ def _damage(path: Path, container: str, n_header: int, n_packets: int, n_bad: in
     if container == "mpegts" and size % 188 and size % 192 and size % 204:
         return "the last transport packet breaks off"
     if n_bad:
-        return f"{n_bad} of {n_packets} packets are corrupt or unreadable"
+        return f"{n_bad} of {counted(n_packets, 'packet')} corrupt or unreadable"
     return None
 
 

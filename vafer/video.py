@@ -82,15 +82,9 @@ class VideoReader:
                 reasons.append(f"{counted(self._n_failed, 'picture')} cannot be read")
             else:
                 packets = counted(self._n_failed, "packet")
-                reasons.append(f"{packets} failed to decode or gave a corrupt picture")
+                reasons.append(f"{packets} failed to decode, or gave a corrupt or late picture")
         if self._n_missing and not self.info.is_counted:  # an AVI may have packets without a frame
             reasons.append(f"{counted(self._n_missing, 'frame')} missing")
-            if self.info.n_restarts:
-                places = counted(self.info.n_restarts, "place")
-                reasons.append(
-                    f"its timestamps go back at {places}, as where files were joined byte by byte:"
-                    " annotate each by itself, or join them with ffmpeg's concat demuxer"
-                )
         return "; ".join(reasons) or None
 
     def __iter__(self) -> Iterator[Frame]:
@@ -196,7 +190,7 @@ class VideoReader:
         if not self.n_frames:
             raise VideoError(
                 f"{display_path(info.path)}: no frame of this {info.codec} stream can be decoded"
-                f" ({self._n_failed} packets failed); expected at least one; copy the file again"
+                f" ({counted(self._n_failed, 'packet')} failed); expected any; copy the file again"
             )
 
 

@@ -1,11 +1,11 @@
 """Scenes: faces pasted at many sizes, angles, lights and blurs on backgrounds without faces, frames
-of recordings moved about, and pictures of faces side by side; each with where its faces are.
+of recordings moved about, pictures of faces side by side, and people before one another; each with
+where its faces are.
 
 Everything is a function of a generator, so that a scene can be made again.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -18,16 +18,16 @@ LEAST_SIDE = 9.0  # a smaller one is neither asked for nor forbidden
 TURN = math.radians(30)
 # Faces seen from the side, from above or below: most pictures of faces are taken from the front.
 HEADS_TURNED, YAW, PITCH = 0.35, math.radians(50), math.radians(25)
-BODIES = 0.4  # share of pasted faces that get hair, a neck and shoulders
+BODIES = 0.4  # share of pasted faces that get hair, a neck and clothes, if there is room
 HEAD = 0.62  # half width of a head and its half height, in widths and heights of the face's box
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
 MOSAICS = 0.35  # share of scenes that are pictures side by side, so that no face has a pasted edge
 MOST_IN_A_ROW = 16
 CROWDS, MOST_PEOPLE = 0.3, 24  # share of scenes that are people before one another, and how many
-FROM_BEHIND = 0.15  # share of these people
+FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where none of their faces is
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
-CLOSE_UPS, CLOSE = 0.3, 0.4  # share of the others, and of their shorter side that the face has
+CLOSE_UPS, CLOSE = 0.3, 0.4  # share of the others; least share of the shorter side of their face
 FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
 LARGE = 48.0  # pixels of a face in a picture that shows hair and shoulders too, and colours
 FROM_LARGE = 0.5  # share of faces
@@ -59,43 +59,43 @@ class Composer:
 
     def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
         """One scene of this size."""
-        made = _Scene(rng, height, width)
+        made = _Scene(self, rng, height, width)
         frames, layout, kind = self.material.frames, rng.random(), rng.random()
         if layout < MOSAICS:
             made.canvas = background(rng, height, width)
-            made.lay_side_by_side(lambda: self._portrait(rng), lambda: self._nothing(rng))
+            made.lay_side_by_side()
             return made.finished()
         if layout < MOSAICS + CROWDS:
-            made.canvas = cv2.resize(self._nothing(rng), (width, height)).astype(np.float32)
-            made.gather_people(lambda: self._portrait(rng), lambda: self._nothing(rng))
+            made.canvas = cv2.resize(self.nothing(rng), (width, height)).astype(np.float32)
+            made.gather_people()
             return made.finished()
         is_close = rng.random() < CLOSE_UPS
         least = CLOSE * min(height, width) if is_close else SMALLEST
         if frames and kind < FROM_FRAMES:
             made.begin_with_frame(frames[rng.integers(len(frames))], least)
-            if is_close:
+            if is_close and made.boxes:
                 return made.finished()
         elif self._empty and kind < FROM_FRAMES + FROM_SCENERY:
             made.begin_with_frame(self._empty[rng.integers(len(self._empty))], least)
         else:
             made.canvas = background(rng, height, width)
         for _ in range(rng.integers(5) if rng.random() < 0.4 else 0):
-            made.paste_none(self._portrait(rng), self._nothing(rng))
+            made.paste_none()
         n_faces = 1 if is_close else rng.choice(N_PASTED, p=PASTED_SHARES)
         for _ in range(n_faces):
             most = 0.95 * min(height, width) / math.sqrt(n_faces)
-            size = math.exp(rng.uniform(*np.log((least, most))))
-            made.paste_face(self._portrait(rng), self._nothing(rng), size)
+            made.paste_face(math.exp(rng.uniform(*np.log((least, most)))))
         return made.finished()
 
-    def _portrait(self, rng: np.random.Generator) -> Labelled:
+    def portrait(self, rng: np.random.Generator) -> Labelled:
+        """Any face."""
         chosen = (
             self._large if self._large and rng.random() < FROM_LARGE else self.material.portraits
         )
         return chosen[rng.integers(len(chosen))]
 
-    def _nothing(self, rng: np.random.Generator) -> np.ndarray:
-        """A picture without a face, uint8 (H, W, 3)."""
+    def nothing(self, rng: np.random.Generator) -> np.ndarray:
+        """Any picture without a face, uint8 (H, W, 3)."""
         if not self._empty:
             return background(rng, 64, 64).astype(np.uint8)
         return self._empty[rng.integers(len(self._empty))].picture()
@@ -104,8 +104,8 @@ class Composer:
 class _Scene:
     """A scene in the making."""
 
-    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
-        self.rng, self.height, self.width = rng, height, width
+    def __init__(self, source: Composer, rng: np.random.Generator, height: int, width: int) -> None:
+        self.source, self.rng, self.height, self.width = source, rng, height, width
         self.canvas = np.zeros((height, width, 3), np.float32)
         self.boxes: list[np.ndarray] = []
         self.points: list[np.ndarray] = []
@@ -133,9 +133,7 @@ class _Scene:
         for box, points, sure in zip(frame.boxes, frame.points, frame.sure, strict=True):
             self._add(box, points, matrix, sure=bool(sure))
 
-    def lay_side_by_side(
-        self, next_portrait: Callable[[], Labelled], next_nothing: Callable[[], np.ndarray]
-    ) -> None:
+    def lay_side_by_side(self) -> None:
         """Cells of one size, most of them filled by a picture of a face each, some by another."""
         rng = self.rng
         side = min(self.height, self.width) / math.exp(rng.uniform(0, math.log(MOST_IN_A_ROW)))
@@ -144,9 +142,9 @@ class _Scene:
             for left in range(0, self.width, size):
                 kind = rng.random()
                 if kind < 0.75:
-                    self._fill(next_portrait(), left, top, size)
+                    self._fill(self.source.portrait(rng), left, top, size)
                 elif kind < 0.9:
-                    self._fill_with_nothing(next_nothing(), left, top, size)
+                    self._fill_with_nothing(self.source.nothing(rng), left, top, size)
 
     def _fill(self, portrait: Labelled, left: int, top: int, size: int) -> None:
         """A picture, turned and zoomed a little, into a cell."""
@@ -178,9 +176,7 @@ class _Scene:
         height, width = min(size, self.height - top), min(size, self.width - left)
         self.canvas[top : top + height, left : left + width] = square[:height, :width]
 
-    def gather_people(
-        self, next_portrait: Callable[[], Labelled], next_nothing: Callable[[], np.ndarray]
-    ) -> None:
+    def gather_people(self) -> None:
         """People before one another: the nearest come last, and hide whom they stand before."""
         rng = self.rng
         most = 0.35 * min(self.height, self.width)
@@ -188,31 +184,33 @@ class _Scene:
         farthest = max(SMALLEST, nearest * rng.uniform(0.3, 0.9))
         room = self.height * self.width / (nearest * farthest) / 8
         n_people = int(min(MOST_PEOPLE, max(2.0, room * rng.uniform(0.3, 1))))
-        seen = np.full((self.height, self.width), -1)  # which face, by its index in `boxes`
+        # Which face is seen at each pixel, by its index in `boxes`.
+        seen = np.full((self.height, self.width), NO_FACE)
         sizes = np.exp(rng.uniform(math.log(farthest), math.log(nearest), n_people))
         for size in np.sort(sizes):
-            picture, box, points = _seen_anew(next_portrait(), size, rng)
+            picture, box, points = _seen_anew(self.source.portrait(rng), size, rng)
             picture = _tinted(picture, rng)
             to = rng.uniform(0, 1, 2) * (self.width, 0.95 * self.height)
             scale = size / float((box[2:] - box[:2]).mean())
             turn = rng.normal(0, TURN / 4)
             middle = (box[:2] + box[2:]) / 2
             matrix = _similarity(scale, turn, middle, to, mirror=rng.random() < 0.5)
-            where = self._figure(_moved_box(box, matrix))
-            self._dress(where, _skin(picture), next_nothing())
-            seen[where.any(axis=0)] = -1
-            if rng.random() < FROM_BEHIND:
+            moved, has_face = _moved_box(box, matrix), rng.random() >= FROM_BEHIND
+            where = self._figure(moved, has_face=has_face)
+            self._dress(where, _skin(picture))
+            seen[where.any(axis=0)] = NO_FACE
+            if not has_face:
                 continue
-            self._blend(picture, _oval(picture, box, rng), matrix)
+            self._blend(picture, _oval(picture, box, 1.0, 1.3, rng), matrix)
             n_before = len(self.boxes)
             self._add(box, points, matrix, sure=True)
-            if len(self.boxes) > n_before:
-                x1, y1, x2, y2 = self.boxes[-1].astype(int)
-                seen[y1 : y2 + 1, x1 : x2 + 1] = n_before
+            x1, y1, x2, y2 = moved.clip(0).astype(int)
+            is_asked_for = len(self.boxes) > n_before
+            seen[y1 : y2 + 1, x1 : x2 + 1] = n_before if is_asked_for else NO_FACE
         self._forget_hidden(seen)
 
     def _forget_hidden(self, seen: np.ndarray) -> None:
-        """seen (H, W): the index of the face of which each pixel is seen, −1 for none."""
+        """Forget faces that are mostly hidden. seen (H, W): see `gather_people`."""
         boxes, points = self.boxes, self.points
         self.boxes, self.points = [], []
         for i, (box, of_face) in enumerate(zip(boxes, points, strict=True)):
@@ -224,10 +222,10 @@ class _Scene:
             elif hidden < HIDDEN:
                 self.doubtful.append(box)
 
-    def paste_face(self, portrait: Labelled, nothing: np.ndarray, size: float) -> None:
+    def paste_face(self, size: float) -> None:
         """A face of `size` pixels, unless it would hide another."""
         rng = self.rng
-        picture, box, points = _seen_anew(portrait, size, rng)
+        picture, box, points = _seen_anew(self.source.portrait(rng), size, rng)
         scale = size / float((box[2:] - box[:2]).mean())
         turn = rng.uniform(-TURN, TURN) * (rng.random() < 0.7)
         at = (box[:2] + box[2:]) / 2
@@ -238,22 +236,24 @@ class _Scene:
         if self._hides(_moved_box(box, matrix)):
             return
         picture = _tinted(picture, rng)
+        if rng.random() < BODIES:
+            self._add_figure(_moved_box(box, matrix), _skin(picture), has_face=True)
         if rng.random() < 0.15:
             _cover(picture, box, rng)
-        if rng.random() < BODIES:
-            self._clothe(_moved_box(box, matrix), picture, nothing)
         self._blend(picture, _mask(picture, box, rng), matrix)
         self._add(box, points, matrix, sure=True)
 
-    def paste_none(self, portrait: Labelled, nothing: np.ndarray) -> None:
+    def paste_none(self) -> None:
         """What is no face: one's pieces in another order, a part, a blank head, another thing."""
-        rng, picture = self.rng, _tinted(portrait.picture(), self.rng)
+        rng, portrait = self.rng, self.source.portrait(self.rng)
+        picture = _tinted(portrait.picture(), rng)
         kind = rng.integers(7)
         if kind == 6:  # seen from behind
             middle = rng.uniform(0, 1, 2) * (self.width, self.height)
             size = math.exp(rng.uniform(math.log(12), math.log(0.3 * min(self.height, self.width))))
             half = size / 2 * np.array([0.85, 1.1])
-            self._clothe(np.concatenate([middle - half, middle + half]), picture, nothing)
+            head = np.concatenate([middle - half, middle + half])
+            self._add_figure(head, _skin(picture), has_face=False)
             return
         if kind == 0:
             picture = _shuffled(picture, rng)
@@ -262,7 +262,7 @@ class _Scene:
         elif kind == 2:
             picture = _blank(picture, portrait.boxes[0])
         elif kind < 5:
-            picture = nothing
+            picture = self.source.nothing(rng)
         else:
             picture = background(rng, 64, 64)
         height, width = picture.shape[:2]
@@ -279,49 +279,52 @@ class _Scene:
         if not self._hides(_moved_box(box, matrix)):
             self._blend(picture, _mask(picture, box, rng), matrix)
 
-    def _clothe(self, box: np.ndarray, picture: np.ndarray, cloth: np.ndarray) -> None:
-        """A body for a face (4,) of `picture` that is pasted later, unless it hides another."""
-        where = self._figure(box)
+    def _add_figure(self, box: np.ndarray, skin: np.ndarray, *, has_face: bool) -> None:
+        """Hair and clothes around a face (4,), unless they would hide another."""
+        where = self._figure(box, has_face=has_face)
         for x1, y1, x2, y2 in (other.astype(int) for other in (*self.boxes, *self.doubtful)):
             if where[:, y1 : y2 + 1, x1 : x2 + 1].any():
                 return
-        self._dress(where, _skin(picture), cloth)
+        self._dress(where, skin)
 
-    def _figure(self, box: np.ndarray) -> np.ndarray:
-        """Where clothes, neck, collar and hair around a face (4,) are: bool (4, H, W)."""
+    def _figure(self, box: np.ndarray, *, has_face: bool) -> np.ndarray:
+        """Where clothes, neck, collar and hair around a face (4,) are: bool (4, H, W).
+
+        has_face: whether one will be laid over; else the head is seen from behind.
+        """
         rng, middle, sides = self.rng, (box[:2] + box[2:]) / 2, box[2:] - box[:2]
         where = np.zeros((4, self.height, self.width), np.uint8)
 
-        def oval(layer: np.ndarray, x: float, y: float, half_x: float, half_y: float) -> None:
+        def round_off(layer: np.ndarray, x: float, y: float, half_x: float, half_y: float) -> None:
             centre, axes = middle + (x, y) * sides, (half_x, half_y) * sides
             at, half = [*map(int, centre)], [*map(int, axes.clip(min=1))]
             cv2.ellipse(layer, at, half, 0, 0, 360, 1, -1)
 
         clothes, neck, collar, hair = where
         broad, tall = rng.uniform(0.9, 1.6), rng.uniform(0.7, 1.2)
-        oval(clothes, 0, 0.65 + tall, broad, tall)
+        round_off(clothes, 0, 0.65 + tall, broad, tall)
         if rng.random() < 0.7:  # down to where the picture ends
             left, right = (middle[0] + side * broad * sides[0] for side in (-1, 1))
             top = middle[1] + (0.65 + tall) * sides[1]
             x1, x2, y1 = (int(max(0, v)) for v in (left, right, top))
             clothes[y1:, x1 : x2 + 1] = 1
-        oval(neck, 0, 0.55, rng.uniform(0.25, 0.4), 0.4)
+        round_off(neck, 0, 0.55, rng.uniform(0.25, 0.4), 0.4)
         if rng.random() < 0.6:
             tip = middle + (rng.normal(0, 0.1), rng.uniform(0.9, 1.6)) * sides
             ends = [middle + (side * rng.uniform(0.25, 0.5), 0.6) * sides for side in (-1, 1)]
             cv2.fillPoly(collar, [np.array([*ends, tip]).astype(int)], 1)
-        oval(hair, 0, -0.12, HEAD * rng.uniform(0.9, 1.3), HEAD * rng.uniform(0.95, 1.25))
-        if rng.random() < 0.7:  # no beard
+        round_off(hair, 0, -0.12, HEAD * rng.uniform(0.9, 1.3), HEAD * rng.uniform(0.95, 1.25))
+        if has_face and rng.random() < 0.7:  # no beard
             hair[max(0, int(middle[1] + rng.uniform(-0.2, 0.4) * sides[1])) :] = 0
         if rng.random() < 0.3:  # long
-            oval(hair, 0, rng.uniform(0, 0.4), HEAD * rng.uniform(1, 1.4), rng.uniform(0.6, 1))
+            round_off(hair, 0, rng.uniform(0, 0.4), HEAD * rng.uniform(1, 1.4), rng.uniform(0.6, 1))
         return where.astype(bool)
 
-    def _dress(self, where: np.ndarray, skin: np.ndarray, cloth: np.ndarray) -> None:
+    def _dress(self, where: np.ndarray, skin: np.ndarray) -> None:
         """Colour what `_figure` has found, with the light and dark of some picture of no face."""
-        rng = self.rng
+        rng, cloth = self.rng, self.source.nothing(self.rng)
         rows, columns = (np.flatnonzero(where.any(axis=(0, axis))) for axis in (2, 1))
-        if not len(rows) or not len(columns):
+        if not len(rows):
             return
         y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         region = self.canvas[y, x]
@@ -333,7 +336,7 @@ class _Scene:
         softness = rng.uniform(0.4, 1.2)
         for layer, colour in zip(where, colours, strict=True):
             alpha = cv2.GaussianBlur(layer[y, x].astype(np.float32), (0, 0), softness)[..., None]
-            region += alpha * (colour * (1 + grain) - region)
+            region += alpha * ((colour * (1 + grain)).clip(0, 255) - region)
 
     def finished(self) -> Scene:
         picture = _photographed(self.canvas, self.rng)
@@ -513,29 +516,26 @@ def _skin(picture: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.resize(picture, (3, 3), interpolation=cv2.INTER_AREA)[1, 1])
 
 
-def _oval(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How much of a pasted picture is seen: an oval around the face with soft edges."""
+def _oval(
+    picture: np.ndarray, box: np.ndarray, least: float, most: float, rng: np.random.Generator
+) -> np.ndarray:
+    """How much of a pasted picture is seen: an oval of `least` to `most` of the face's box."""
     height, width = picture.shape[:2]
-    axes = (box[2:] - box[:2]) / 2 * rng.uniform(1.0, 1.3, 2)
-    centre = (box[:2] + box[2:]) / 2
+    axes = (box[2:] - box[:2]) / 2 * rng.uniform(least, most, 2)
+    centre = (box[:2] + box[2:]) / 2 - (0, 0.16 * (axes[1] - (box[3] - box[1]) / 2))
     y, x = np.mgrid[:height, :width]
     inside = ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2
-    return np.clip((1 - inside) / rng.uniform(0.1, 0.5), 0, 1).astype(np.float32)
+    return np.clip((1 - inside) / rng.uniform(0.05, 0.6), 0, 1).astype(np.float32)
 
 
 def _mask(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How much of a pasted picture is seen: an oval around the head, or all, with soft edges."""
     height, width = picture.shape[:2]
     mask = np.zeros((height, width), np.float32)
-    centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
     kind = rng.random()
     if kind < 0.6:
-        axes = sides / 2 * rng.uniform(1.02, 1.5, 2)
-        centre = centre - (0, 0.08 * sides[1])
-        y, x = np.mgrid[:height, :width]
-        inside = ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2
-        mask = np.clip((1 - inside) / rng.uniform(0.05, 0.6), 0, 1)
-    elif kind < 0.85:
+        return _oval(picture, box, 1.02, 1.5, rng)
+    if kind < 0.85:
         edge = rng.uniform(0.02, 0.25) * min(height, width)
         y, x = np.mgrid[:height, :width]
         distance = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
