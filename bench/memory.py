@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 LOOK_EVERY_S = 0.5
@@ -26,20 +27,24 @@ def lengthened(video: Path, minutes: float, folder: Path) -> Path:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """A process and all below it, but for those that are ending."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 
-def held_bytes(pid: int) -> int:
+def held_bytes(pid: int, kind: str = "Pss") -> int:
+    """Memory of a process and all below it, of one of the kinds of proc(5)'s smaps_rollup."""
     total = 0
     for one in tree(pid):
-        for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += 1024 * int(line.split()[1])
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith(f"{kind}:"):
+                    total += 1024 * int(line.split()[1])
     return total
 
 
@@ -51,10 +56,7 @@ def peak_of(video: Path, detector: Path) -> tuple[int, float]:
     started, peak = time.monotonic(), 0
     process = subprocess.Popen([*map(str, command), "--detector", str(detector)])
     while process.poll() is None:
-        try:
-            peak = max(peak, held_bytes(process.pid))
-        except (FileNotFoundError, ProcessLookupError):  # one of them has just ended
-            continue
+        peak = max(peak, held_bytes(process.pid))
         time.sleep(LOOK_EVERY_S)
     assert process.returncode == 0, process.returncode
     return peak, time.monotonic() - started

@@ -18,7 +18,12 @@ if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait 
     from vafer.merging import Merged
     from vafer.predicting import EvaluationProgress
 
-PIPE_COLUMNS = 250  # of a table that no terminal wraps
+PIPE_COLUMNS = 1000  # of a table that no terminal wraps
+EXPLAINED = {  # scores of the list
+    "CCC": "of valence and arousal, on the set that is named",
+    "recall": "share of the faces that a stronger detector finds there",
+    "false_per_100": "false faces in 100 pictures without one",
+}
 SHORT_LIST = 5  # longer ones of a card are shown as their length
 
 stdout = Console(highlight=False, soft_wrap=True)
@@ -103,7 +108,8 @@ def show_results(results: "Results") -> None:
 def show_merged(merged: "Merged") -> None:
     """Print what a merged table holds and where it is."""
     incomplete = f", {merged.n_incomplete:,} of them failed or damaged" * bool(merged.n_incomplete)
-    stdout.print(f"{merged.n_videos:,} recordings{incomplete}, {merged.n_rows:,} rows")
+    rows = counted(merged.n_rows, "row")
+    stdout.print(f"{counted(merged.n_videos, 'recording')}{incomplete}, {rows}")
     stdout.print(f"table: {merged.path}", markup=False)
     stdout.print(f"table of videos: {merged.videos_path}", markup=False)
 
@@ -320,8 +326,9 @@ def show_entries(entries: Sequence["Entry"]) -> None:
     (stdout if is_watched else Console(width=PIPE_COLUMNS)).print(table, soft_wrap=False)
     if any(entry.is_default for entry in entries):
         stdout.print("* used when none is named")
-    if any(score.startswith("CCC ") for entry in entries for score in entry.scores):
-        stdout.print("CCC: of valence and arousal, on the set that is named")
+    for score, meaning in EXPLAINED.items():
+        if any(shown.startswith(f"{score} ") for entry in entries for shown in entry.scores):
+            stdout.print(f"{score}: {meaning}")
     for entry in entries:
         if entry.problem:
             stdout.print(_printable(f"{entry.name}: {entry.problem}"), style="red", markup=False)
