@@ -14,6 +14,7 @@ from vafer.faces import Detector
 from vafer.labelled import overlap
 from vafer.options import Sampling
 from vafer.probe import probe
+from vafer.search import AGREES
 from vafer.store import DEFAULT_MODEL, find_detector
 from vafer.video import VideoReader
 
@@ -67,3 +68,10 @@ def test_without_a_name_the_embedded_two_are_used_said_and_recorded(sample: Path
     has_face = results.table.filter(pl.col("frame_index") < 38)["valence"].is_not_null()
     assert has_face.all()
     assert results.table.filter(pl.col("frame_index") >= 40)["valence"].null_count() == 2
+
+
+def test_faces_are_searched_for_with_the_embedded_detector(sample: Path, path: Path) -> None:
+    """By its SHA-256: whoever replaces it compares both ways anew, see `docs/performance.md`."""
+    assert Detector(path).sha256 in AGREES
+    results = vafer.annotate(sample)
+    assert "search" in results.table["face_source"].unique()

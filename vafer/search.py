@@ -12,7 +12,10 @@ FULL_EVERY_S = 0.4  # how long a face that comes in while others are there may b
 FULL_EVERY_FRAMES = 8
 # SHA-256 of detectors that find nearly the same this way: 98 % of the faces, 1 % others, valence
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
-AGREES = {PACKS["buffalo_s"].file_sha256}  # SCRFD-500M
+AGREES = {
+    PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
+    "5ba7e8d360a5f12e77ca3a84404fd54e4824b874c7ba860c422d509ae89a699f",  # vafer-faces
+}
 
 
 class Search:
