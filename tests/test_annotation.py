@@ -268,10 +268,13 @@ def test_the_table_says_how_faces_were_looked_for(
 def test_auto_searches_only_with_detectors_for_which_both_ways_agree(
     sample: Path, untrained: Path, shared: Path
 ) -> None:
-    for detector, expected in ((None, {"full"}), ("scrfd_500m.onnx", {"full", "search"})):
-        results = vafer.annotate(
-            sample, model=untrained, detector=detector and shared / "models" / detector
-        )
+    models, both = shared / "models", {"full", "search"}
+    for detector, expected in (
+        (None, both),
+        (models / "scrfd_500m.onnx", both),
+        (models / "yunet_n_dynamic.onnx", {"full"}),
+    ):
+        results = vafer.annotate(sample, model=untrained, detector=detector)
         assert {*results.table["face_source"].drop_nulls()} == expected
 
 

@@ -70,8 +70,5 @@ def test_without_a_name_the_embedded_two_are_used_said_and_recorded(sample: Path
     assert results.table.filter(pl.col("frame_index") >= 40)["valence"].null_count() == 2
 
 
-def test_faces_are_searched_for_with_the_embedded_detector(sample: Path, path: Path) -> None:
-    """By its SHA-256: whoever replaces it compares both ways anew, see `docs/performance.md`."""
-    assert Detector(path).sha256 in AGREES
-    results = vafer.annotate(sample)
-    assert "search" in results.table["face_source"].unique()
+def test_whoever_replaces_the_detector_compares_full_and_search_anew(path: Path) -> None:
+    assert Detector(path).sha256 in AGREES  # see docs/performance.md
