@@ -265,6 +265,19 @@ def test_a_long_name_leaves_progress_on_one_line(monkeypatch: pytest.MonkeyPatch
     assert all("1/4 videos" in line and "25%" in line and len(line) <= 80 for line in lines)
 
 
+def test_importing_starts_no_program(tmp_path: Path) -> None:
+    """One that takes hold of the terminal would stop a run in the background."""
+    ffmpeg, started = tmp_path / "ffmpeg", tmp_path / "started"
+    ffmpeg.write_text(f"#!/bin/sh\ntouch {started}\n")
+    ffmpeg.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    command = [sys.executable, "-c", "import vafer.annotation, vafer.cuts"]
+    subprocess.run(command, env={**os.environ, "PATH": path}, check=True)
+    assert not started.exists()
+    subprocess.run(["ffmpeg"], env={**os.environ, "PATH": path}, check=True)
+    assert started.exists()
+
+
 def test_an_interrupt_that_was_swallowed_strikes_with_the_next_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -302,6 +302,22 @@ def test_a_signal_ends_a_run_soon_and_keeps_what_is_finished(
     assert vafer.read_table(tmp_path / "r.parquet")["video"].n_unique() == 12
 
 
+@pytest.mark.parametrize("pause_s", [0.02, 0.4])
+def test_who_presses_often_gets_the_same_exit_code(
+    long_job: list[str], tmp_path: Path, pause_s: float
+) -> None:
+    parts = tmp_path / "r.parquet.parts"
+    process = started_job(long_job, lambda: len(list(parts.glob("*.parquet"))) >= 1)
+    decoders = children(process.pid)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(pause_s)
+    assert process.returncode == 130
+    assert process.stderr is not None
+    assert "terminate called" not in process.stderr.read()
+    assert all_gone(decoders)
+
+
 @pytest.mark.parametrize("seed", range(N_KILLS))
 def test_a_run_that_is_killed_goes_on_to_the_same_table(
     long_job: list[str], tmp_path: Path, seed: int

@@ -218,10 +218,14 @@ def test_a_packet_that_fails_leaves_a_gap(tmp_path: Path) -> None:
     assert reader.damage.endswith("1 frame missing")
 
 
+@pytest.mark.parametrize("keyframe_every", [12, 250])
 @pytest.mark.parametrize("name", ["b.ts", "b.mkv"])
-def test_timestamps_that_begin_again_are_named(name: str, tmp_path: Path) -> None:
+def test_timestamps_that_begin_again_are_named(
+    name: str, keyframe_every: int, tmp_path: Path
+) -> None:
     joined = tmp_path / name
-    joined.write_bytes(3 * clips.clip(name).read_bytes())
+    clips.make(joined, *clips.X264_B, "-g", str(keyframe_every))
+    joined.write_bytes(3 * joined.read_bytes())
     frames, reader = read(joined)
     assert indices(frames) == sorted(set(indices(frames)))
     assert 48 <= len(frames) < 144

@@ -49,7 +49,11 @@ _interrupted = False
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """The first Ctrl-C raises, and what is at work is dropped in order; a second one is heeded at
+    once, which costs nothing that is finished."""
     global _interrupted
+    if _interrupted:
+        os._exit(EXIT_INTERRUPTED)
     _interrupted = True
     raise KeyboardInterrupt
 
@@ -553,6 +557,7 @@ def _errors_shown(
             EXIT_SOME_FAILED if isinstance(error, OutputError) else EXIT_USAGE
         ) from error
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # else the next one kills while Python ends
         console.show_error(f"interrupted; {interrupted}")
         sys.exit(EXIT_INTERRUPTED)
 

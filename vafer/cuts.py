@@ -7,13 +7,18 @@ takes 25 to 100 % of simulated flashes for cuts, by strength; with the veto, non
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from unittest.mock import patch
 
 import cv2
 import numpy as np
-from scenedetect import FrameTimecode
-from scenedetect.detectors import ContentDetector
 
 from vafer.video import Frame
+
+# When imported it starts ffmpeg to see whether there is one. That takes hold of the terminal, and
+# stops a run in the background.
+with patch("subprocess.call", side_effect=FileNotFoundError):
+    from scenedetect import FrameTimecode
+    from scenedetect.detectors import ContentDetector
 
 CUT_SIZE = (160, 90)  # width, height; cuts show at any size, and 1080p costs 1.6 ms this way
 LAYOUT_SIZE = (32, 18)  # coarse enough that a moving head leaves most of the layout in place

@@ -109,7 +109,7 @@ def _probe_video(path: Path) -> VideoInfo:
         stream = video_stream(path, container)
         n_header, n_packets, n_discarded, n_bad, first_is_key = stream.frames, 0, 0, 0, False
         times: list[int | None] = []
-        n_restarts, last_key = 0, -math.inf
+        n_restarts, latest = 0, -math.inf
         # AVI stores no pts. libav's guesses are out of order for H.264, and else late by the delay
         # of the B-frames. Its frames have one rate, so the n-th place is that of the n-th frame.
         is_counted = "avi" in container.format.name.split(",")
@@ -120,10 +120,12 @@ def _probe_video(path: Path) -> VideoInfo:
             if n_packets == 0:
                 first_is_key = packet.is_keyframe
             n_packets += 1
-            if packet.is_keyframe and packet.pts is not None and not packet.is_corrupt:
-                # Not by dts, which libav makes up where a container has none.
-                n_restarts += packet.pts < last_key
-                last_key = packet.pts
+            if packet.pts is not None and not packet.is_corrupt and not is_counted:
+                # A keyframe is shown after all that precede it. Not by dts, which libav makes up
+                # where a container has none.
+                is_restart = packet.is_keyframe and packet.pts < latest
+                n_restarts += is_restart
+                latest = packet.pts if is_restart else max(latest, packet.pts)
             n_bad += packet.is_corrupt
             n_discarded += packet.is_discard
             if not packet.is_discard:
