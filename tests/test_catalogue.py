@@ -263,5 +263,5 @@ def test_of_a_detector_what_matters_is_told() -> None:
         "other": {"faces": 2, "size": 7.5, "least": 3},
     }
     assert list(short_scores(metrics)) == [
-        "recall 0.893 held out", "false_per_100 1.05 no_face.mp4", "faces 2, size 7.5 other",
+        "recall 0.893 held out", "false 1.05 no_face.mp4", "faces 2, size 7.5 other",
     ]  # fmt: skip

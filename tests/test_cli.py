@@ -305,7 +305,7 @@ def test_models_are_listed_one_a_line_where_it_is_piped(
     assert "embedded" in lines[store.DEFAULT_MODEL]
     assert f"{store.DEFAULT_MODEL} *" in lines[store.DEFAULT_MODEL]
     assert "recall 0." in lines[store.DEFAULT_DETECTOR]
-    assert "false_per_100 " in lines[store.DEFAULT_DETECTOR]
+    assert "false 0 no_face.mp4" in lines[store.DEFAULT_DETECTOR]
     assert len(stdout.splitlines()) == 1 + len(entries()) + 4  # what an asterisk and scores mean
     assert "288.6 MB  non-commercial research only" in lines["buffalo_l"]
     assert "not stated by its authors; ask them" in lines["caf-alexnet"]

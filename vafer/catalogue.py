@@ -108,7 +108,7 @@ def detector_card(path: Path) -> dict[str, Any]:
     return card
 
 
-OF_DETECTORS = ("recall", "false_per_100")
+OF_DETECTORS = {"recall": "recall", "false_per_100": "false"}
 
 
 def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -125,8 +125,9 @@ def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
                 continue
             numbers = [key for key, value in found.items() if _is_number(value)]
             told = [key for key in OF_DETECTORS if key in numbers] or numbers[:2]
-            if told:
-                yield f"{', '.join(f'{key} {_number(found[key])}' for key in told)} {name}"
+            shown = [f"{OF_DETECTORS.get(key, key)} {_number(found[key])}" for key in told]
+            if shown:
+                yield f"{', '.join(shown)} {name}"
         elif _is_number(found):
             yield f"{name} {_number(found)}"
 

@@ -22,7 +22,7 @@ PIPE_COLUMNS = 1000  # of a table that no terminal wraps
 EXPLAINED = {  # scores of the list
     "CCC": "of valence and arousal, on the set that is named",
     "recall": "share of the faces that a stronger detector finds there",
-    "false_per_100": "false faces in 100 pictures without one",
+    "false": "false faces in 100 pictures without one",
 }
 SHORT_LIST = 5  # longer ones of a card are shown as their length
 
