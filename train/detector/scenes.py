@@ -27,9 +27,9 @@ MOST_IN_A_ROW = 16
 CROWDS, MOST_PEOPLE = 0.3, 24  # share of scenes that are people before one another, and how many
 FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where none of their faces is
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
-CLOSE_UPS, CLOSE = 0.3, 0.4  # share of the others; least share of the shorter side of their face
+CLOSE_UPS, CLOSE = 0.3, 0.4  # share of the others; a face's least share of their shorter side
 FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
-LARGE = 48.0  # pixels of a face in a picture that shows hair and shoulders too, and colours
+LARGE = 48.0  # pixels across; wider faces are of pictures with more detail, some of them in colour
 FROM_LARGE = 0.5  # share of faces
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
@@ -519,7 +519,8 @@ def _skin(picture: np.ndarray) -> np.ndarray:
 def _oval(
     picture: np.ndarray, box: np.ndarray, least: float, most: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """How much of a pasted picture is seen: an oval of `least` to `most` of the face's box."""
+    """How much of a pasted picture is seen: an oval of `least` to `most` of the face's box, of
+    which the larger ones reach up, to the hair."""
     height, width = picture.shape[:2]
     axes = (box[2:] - box[:2]) / 2 * rng.uniform(least, most, 2)
     centre = (box[:2] + box[2:]) / 2 - (0, 0.16 * (axes[1] - (box[3] - box[1]) / 2))
