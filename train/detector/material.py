@@ -42,7 +42,7 @@ SCENERY = (
     "rocket.jpg", "text.png",
 )  # fmt: skip
 PICTURES = (".jpg", ".jpeg", ".png")
-LEAST_SCENERY, SCENERY_SIDE = 48, 288  # shorter side that a picture must have, longer side it gets
+LEAST_SCENERY, SCENERY_SIDE = 48, 640  # shorter side that a picture must have, longer side it gets
 MOST_FRAMES = 60  # of a recording, so that none outweighs the others
 LONGEST = 800  # longer side that frames are kept at
 LFW_FOLDS = 5  # of which the first is held out everywhere

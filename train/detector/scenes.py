@@ -17,7 +17,7 @@ SMALLEST = 11.0  # pixels: mean side of the smallest face that is pasted
 LEAST_SIDE = 9.0  # a smaller one is neither asked for nor forbidden
 TURN = math.radians(30)
 # Faces seen from the side, from above or below: most pictures of faces are taken from the front.
-HEADS_TURNED, YAW, PITCH = 0.35, math.radians(50), math.radians(25)
+HEADS_TURNED, YAW, PITCH = 0.35, math.radians(50), math.radians(30)
 BODIES = 0.4  # share of pasted faces that get hair, a neck and clothes, if there is room
 HEAD = 0.62  # half width of a head and its half height, in widths and heights of the face's box
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
@@ -33,6 +33,8 @@ LARGE = 48.0  # pixels across; wider faces are of pictures with more detail, som
 FROM_LARGE = 0.5  # share of faces
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
+GLASSES, DARK_LENSES = 0.15, 0.2  # share of faces that are given them, and of these with dark ones
+SUBPIXELS = 4  # binary digits of a place that is drawn
 SKIN_LIGHT, SKIN_DARK = (255.0, 215.0, 190.0), (25.0, 12.0, 8.0)
 
 
@@ -66,7 +68,8 @@ class Composer:
             made.lay_side_by_side()
             return made.finished()
         if layout < MOSAICS + CROWDS:
-            made.canvas = cv2.resize(self.nothing(rng), (width, height)).astype(np.float32)
+            piece = _piece(self.nothing(rng), rng)
+            made.canvas = cv2.resize(piece, (width, height)).astype(np.float32)
             made.gather_people()
             return made.finished()
         is_close = rng.random() < CLOSE_UPS
@@ -169,10 +172,7 @@ class _Scene:
 
     def _fill_with_nothing(self, picture: np.ndarray, left: int, top: int, size: int) -> None:
         """A picture without a face, any square of it, into a cell."""
-        side = max(1, int(min(picture.shape[:2]) * self.rng.uniform(0.5, 1)))
-        room = np.array(picture.shape[:2]) - side
-        y, x = (self.rng.uniform(0, 1, 2) * room).astype(int)
-        square = cv2.resize(picture[y : y + side, x : x + side], (size, size))
+        square = cv2.resize(_piece(picture, self.rng), (size, size))
         height, width = min(size, self.height - top), min(size, self.width - left)
         self.canvas[top : top + height, left : left + width] = square[:height, :width]
 
@@ -425,6 +425,14 @@ def _warp(
     return warped.astype(np.float32)
 
 
+def _piece(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Any square of a picture, of a quarter of its shorter side or more."""
+    side = max(1, int(min(picture.shape[:2]) * math.exp(rng.uniform(math.log(0.25), 0))))
+    room = np.array(picture.shape[:2]) - side
+    y, x = (rng.uniform(0, 1, 2) * room).astype(int)
+    return picture[y : y + side, x : x + side]
+
+
 def _shrunk(
     portrait: Labelled, size: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -447,11 +455,50 @@ def _shrunk(
 def _seen_anew(
     portrait: Labelled, size: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A face as `_shrunk` gives it, at times of a head that has turned."""
+    """A face as `_shrunk` gives it, at times with glasses, at times of a head that has turned."""
     picture, box, points = _shrunk(portrait, size, rng)
+    if rng.random() < GLASSES:
+        picture = with_glasses(picture, points, rng)
     if rng.random() < HEADS_TURNED:
         return turned(picture, box, points, rng.uniform(-YAW, YAW), rng.uniform(-PITCH, PITCH))
     return picture, box, points
+
+
+def with_glasses(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A face, uint8 (H, W, 3), whose eyes are points[:2], with lenses, rims, bridge and temples."""
+    between = points[1] - points[0]
+    apart = float(np.linalg.norm(between))
+    along = between / max(1e-6, apart)
+    axes = np.stack([along, along[::-1] * (-1, 1)])  # of the glasses, in the picture
+    half = apart * rng.uniform((0.28, 0.18), (0.44, 0.38))
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    rim = np.sign(circle) * np.abs(circle) ** rng.uniform(0.4, 1) * half  # round to rectangular
+    lenses = [_fixed(eye + rim @ axes) for eye in points[:2]]
+    colour = np.full(3, rng.uniform(0, 60)) if rng.random() < 0.7 else rng.uniform(0, 255, 3)
+    glass = picture.copy()
+    is_dark = rng.random() < DARK_LENSES
+    tint = rng.uniform(0, 50, 3) if is_dark else rng.uniform(150, 255, 3)
+    cv2.fillPoly(glass, lenses, [*map(float, tint)], cv2.LINE_AA, SUBPIXELS)
+    share = rng.uniform(0.6, 1) if is_dark else rng.uniform(0, 0.35)
+    seen = cv2.addWeighted(glass, share, picture, 1 - share, 0)
+    height = rng.uniform(-0.5, 0.2) * half[1]
+    ends = np.array([half[0], 0.5 * apart]), np.array([-half[0], -half[0] - 0.4 * apart])
+    bars = [
+        _fixed(eye + np.stack([side * np.array(reach), np.full(2, height)], axis=1) @ axes)
+        for eye, side in zip(points[:2], (1, -1), strict=True)
+        for reach in ends
+    ]
+    thick = max(1, round(apart * rng.uniform(0.02, 0.12)))
+    rims = [*map(float, colour)]
+    cv2.polylines(seen, lenses, True, rims, thick, cv2.LINE_AA, SUBPIXELS)
+    cv2.polylines(seen, bars, False, rims, thick, cv2.LINE_AA, SUBPIXELS)
+    return seen
+
+
+def _fixed(places: np.ndarray) -> np.ndarray:
+    """Places (N, 2) in the fixed-point numbers that OpenCV draws with."""
+    return np.round(places * 2**SUBPIXELS).astype(np.int32)
 
 
 def turned(

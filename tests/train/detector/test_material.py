@@ -68,7 +68,7 @@ def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
 ) -> None:
     scenery = tmp_path / "scenery"
     (scenery / "deep").mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 4), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (800, 1000, 4), dtype=np.uint8)
     cv2.imwrite(str(scenery / "deep" / "with_alpha.png"), noise)
     cv2.imwrite(str(scenery / "grey.PNG"), noise[..., 0])
     cv2.imwrite(str(scenery / "tiny.png"), noise[:20])
@@ -77,7 +77,7 @@ def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
     without = load_material(*folders, yunet, None, tmp_path / "cache", print)
     material = load_material(*folders, yunet, scenery, tmp_path / "cache", print)
     added = material.scenery[len(without.scenery) :]
-    assert [one.picture().shape for one in added] == [(230, 288, 3)] * 2
+    assert [one.picture().shape for one in added] == [(512, 640, 3)] * 2
     assert not any(len(one.boxes) for one in added)
 
     with pytest.raises(UsageError, match="has no pictures: expected files ending in"):

@@ -6,7 +6,7 @@ import pytest
 
 from train.detector import scenes
 from train.detector.material import Labelled, Material
-from train.detector.scenes import LEAST_SIDE, Composer, background, turned
+from train.detector.scenes import LEAST_SIDE, Composer, background, turned, with_glasses
 
 EYES = np.array([[14, 18], [34, 18]], np.float32)
 
@@ -115,6 +115,26 @@ def test_landmarks_of_a_turned_head_are_where_they_are_seen(yaw: float, pitch: f
         np.testing.assert_allclose(box, args[1], atol=1e-3)
     elif yaw:
         assert box[2] - box[0] < args[1][2] - args[1][0]  # part of it is turned away
+
+
+def test_glasses_are_drawn_around_the_eyes_wherever_these_are() -> None:
+    blank = np.full((96, 96, 3), 128, np.uint8)
+    y, x = np.mgrid[:96, :96]
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        turn = rng.uniform(-1, 1)
+        across = 15 * np.array([np.cos(turn), np.sin(turn)])
+        eyes = np.stack([48 - across, 48 + across]).astype(np.float32)
+        worn = with_glasses(blank, eyes, rng)
+        assert (blank == 128).all()
+        changed = (worn != blank).any(axis=2)
+        # In their own directions: along the line through the eyes, and off it.
+        along = ((x - 48) * across[0] + (y - 48) * across[1]) / 15
+        off = ((y - 48) * across[0] - (x - 48) * across[1]) / 15
+        assert changed[np.abs(off) < 1].mean() > 0.2
+        assert not changed[np.abs(off) > 16].any()
+        assert not changed[np.abs(along) > 44].any()
+        assert abs(np.average(along, weights=changed)) < 0.5  # as much left as right
 
 
 @pytest.mark.parametrize("seed", range(5))
