@@ -5,13 +5,15 @@
 The plain loop: OpenCV decodes, insightface detects in squares of 640 pixels, the model runs face by
 face. vafer: `vafer.annotate` as the command line calls it, with `--detect full` and `search`. Same
 detector and model; loading them is not counted, starting processes is. VIDEO is repeated by ffmpeg
-until it has --seconds. All run in turn; medians, with the lowest and highest ratio.
+until it has --seconds. All run in turn; medians, with the lowest and highest ratio, and how much of
+the cores' time went into each, from start to end.
 
 Then each stage alone, with the threads that it has in a run of one recording: frames out of a
 decoder process; faces, tracks and crops of frames in memory; predictions of crops in memory.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import tempfile
@@ -154,10 +156,15 @@ def main() -> None:
             ),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
+        busy: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.repeats):
             for name, way in ways.items():
+                before = os.times()
                 n_frames, seconds = way()
+                after = os.times()
                 rates[name].append(n_frames / seconds)
+                worked = sum(after[:4]) - sum(before[:4])  # here and in processes that have ended
+                busy[name].append(worked / (after.elapsed - before.elapsed) / available_cores())
         with shared_cores():
             stages = {
                 "decode": decode_alone(video),
@@ -172,7 +179,7 @@ def main() -> None:
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(
             f"{name:14} {statistics.median(found):7.1f} frames/s {statistics.median(ratios):6.2f}"
-            f"  {spread}"
+            f"  {spread}  {statistics.median(busy[name]):.0%} of the cores' time"
         )
     for name, rate in stages.items():
         print(f"{name + ' alone':20} {rate:7.1f} frames/s")
