@@ -1,6 +1,5 @@
 """A video file opened: its container, its video stream, its packets, through PyAV."""
 
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import av
 from av.stream import Disposition
 
 from vafer.errors import VideoError, display_path
+from vafer.mp4 import fault_of_mp4
 
 _MAX_DEMUX_ERRORS = 16
-_MAX_BOXES = 1000  # of an MP4, on its top level; recordings have a handful
 
 on_packet: Callable[[], None] | None = None
 """Called for each packet read in this process; one that reads for another shows that it lives."""
@@ -31,35 +30,8 @@ def open_container(path: Path) -> av.container.InputContainer:
         # absolute, for libav takes what precedes a colon in `12:30.mp4` for a protocol
         return av.open(str(path.absolute()), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        if head[4:8] == b"ftyp" and (fault := _fault_of_mp4(path)):
-            raise refusal(path, *fault) from error
         found = f"no video container ({getattr(error, 'strerror', None) or error})"
-        raise refusal(path, found, "check that it is a video, or copy it again") from error
-
-
-def _fault_of_mp4(path: Path) -> tuple[str, str] | None:
-    """What an MP4 that cannot be opened lacks, by its boxes (ISO/IEC 14496-12, 4.2), and what to
-    do; None if all are there."""
-    at, size, has_index = 0, path.stat().st_size, False
-    with path.open("rb") as file:
-        for _ in range(_MAX_BOXES):
-            if at + 8 > size:
-                break
-            file.seek(at)
-            length, kind = struct.unpack(">I4s", file.read(8))
-            if length == 1:  # it follows, in 64 bits
-                (length,) = struct.unpack(">Q", file.read(8).rjust(8, b"\0"))
-            if length == 0:  # up to the end
-                length = size - at
-            if at + length > size:
-                found = f"an MP4 that was cut off, {size:,} of {at + length:,} bytes or more"
-                return found, "copy it again"
-            has_index |= kind == b"moov"
-            at += max(8, length)
-    if has_index:
-        return None
-    found = "an MP4 without its index (moov), as of a recording that was never finished"
-    return found, "repair it with a tool such as untrunc"
+        raise unusable(path, found, "check that it is a video, or copy it again") from error
 
 
 def video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
@@ -69,12 +41,12 @@ def video_stream(path: Path, container: av.container.InputContainer) -> av.Video
             continue
         if stream.codec_context is None:
             tag = f"stream {stream.index}"
-            raise refusal(path, f"{tag} has a codec unknown here", "convert it to H.264 first")
+            raise unusable(path, f"{tag} has a codec unknown here", "convert it to H.264 first")
         return stream
     kinds = sorted({stream.type or "unknown" for stream in container.streams})
     if not kinds:
-        raise refusal(path, "no streams", "copy it again, or leave it out")
-    raise refusal(path, f"only {' and '.join(kinds)} streams", "leave it out")
+        raise unusable(path, "no streams", "copy it again, or leave it out")
+    raise unusable(path, f"only {' and '.join(kinds)} streams", "leave it out")
 
 
 def packets(
@@ -99,6 +71,11 @@ def packets(
         except (av.FFmpegError, OSError):
             n_errors += 1
             yield None
+
+
+def unusable(path: Path, found: str, advice: str) -> VideoError:
+    """The error that says what is wrong with a file, by what it lacks where its boxes tell."""
+    return refusal(path, *(fault_of_mp4(path) or (found, advice)))
 
 
 def refusal(path: Path, found: str, advice: str) -> VideoError:

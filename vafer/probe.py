@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vafer.container import open_container, packets, refusal, video_stream
+from vafer.container import open_container, packets, refusal, unusable, video_stream
 from vafer.errors import counted, display_path
 from vafer.pictures import numbered_pictures, read_picture
 
@@ -131,7 +131,7 @@ def _probe_video(path: Path) -> VideoInfo:
             if not packet.is_discard:
                 times.append(packet.dts if is_counted else packet.pts)
         if not n_packets:
-            raise refusal(path, "a video stream without a single packet", "copy it again")
+            raise unusable(path, "a video stream without a single packet", "copy it again")
 
         rotation, first_pts = _first_frame(path)
         known = [pts for pts in times if pts is not None]

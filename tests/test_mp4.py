@@ -1,0 +1,120 @@
+"""What an MP4 that cannot be used lacks is told from its boxes."""
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import clips
+from vafer.errors import VideoError
+from vafer.mp4 import _MAX_BOXES, fault_of_mp4
+from vafer.probe import probe
+
+CUT_OFF, UNFINISHED = (
+    "cut off.*copy it again.*untrunc",
+    "without its index .*never finished.*untrunc",
+)
+FTYP = struct.pack(">I4s", 16, b"ftyp") + b"isom\0\0\2\0"
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def boxes_of(mp4: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and bytes of each box on the top level of a file whose lengths take 32 bits."""
+    at = 0
+    while at < len(mp4):
+        length, kind = struct.unpack_from(">I4s", mp4, at)
+        yield kind, mp4[at : at + length]
+        at += length
+
+
+@pytest.fixture(scope="module")
+def whole() -> bytes:
+    return clips.clip("b.mp4").read_bytes()
+
+
+def refused(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    with pytest.raises(VideoError) as caught:
+        probe(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.8])
+@pytest.mark.parametrize("part", [b"mdat", b"moov"])
+def test_wherever_it_was_cut_off_it_says_so(
+    part: bytes, share: float, whole: bytes, tmp_path: Path
+) -> None:
+    begin = whole.index(part) - 4
+    length = len(dict(boxes_of(whole))[part])
+    cut = whole[: begin + 8 + int(share * (length - 8))]
+    message = refused(tmp_path / "cut.mp4", cut)
+    assert f"cut off, {len(cut):,} of {begin + length:,} bytes or more" in message
+    assert "copy it again" in message
+
+
+@pytest.mark.parametrize("part", [b"mdat", b"moov"])
+@pytest.mark.parametrize("kept", range(1, 8))
+def test_also_within_the_head_of_a_part(
+    part: bytes, kept: int, whole: bytes, tmp_path: Path
+) -> None:
+    message = refused(tmp_path / "cut.mp4", whole[: whole.index(part) - 4 + kept])
+    assert "an MP4 that was cut off; " in message
+
+
+def test_one_whose_index_comes_first_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "fast.mp4"
+    clips.copy("b.mp4", path, "-movflags", "+faststart")
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert probe(path).damage is not None
+
+
+def test_one_with_all_its_parts_is_called_neither(whole: bytes, tmp_path: Path) -> None:
+    boxes = dict(boxes_of(whole))
+    empty_index = box(b"moov", bytes(len(boxes[b"moov"]) - 8))
+    message = refused(tmp_path / "a.mp4", boxes[b"ftyp"] + boxes[b"mdat"] + empty_index)
+    assert "no streams; " in message
+
+
+LARGE = struct.pack(">I4sQ", 1, b"mdat", 20) + b"1234"
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (FTYP + box(b"mdat", b"1234"), UNFINISHED),
+        (FTYP + LARGE, UNFINISHED),
+        (FTYP + LARGE[:-1], CUT_OFF),
+        (FTYP + LARGE[:12], CUT_OFF),
+        (FTYP + struct.pack(">I4s", 0, b"mdat") + b"1234", UNFINISHED),
+        (FTYP + b"????mdat1234", UNFINISHED),  # as Android begins a recording
+        (FTYP + b"\0\0\0\1mdat????????1234", UNFINISHED),
+        (FTYP + box(b"moov", b"1234") + box(b"mdat", b"12345678")[:-1], CUT_OFF),
+        (FTYP + box(b"moov", b"1234") + struct.pack(">I4s", 0, b"mdat"), None),
+        (FTYP + box(b"moov", b"1234") + box(b"mdat", b"1234"), None),
+        (FTYP + LARGE.replace(struct.pack(">Q", 20), struct.pack(">Q", 0)), None),
+        *[(FTYP + struct.pack(">I4s", n, b"mdat") + bytes(8), None) for n in range(2, 8)],
+        (FTYP + b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8", None),  # no box, so no length to go by
+        (FTYP + (_MAX_BOXES - 2) * box(b"free", b""), UNFINISHED),
+        (FTYP + _MAX_BOXES * box(b"free", b""), None),  # which is not looked through
+        (box(b"mdat", b"1234"), None),
+        (b"", None),
+    ],
+)
+def test_boxes_tell(data: bytes, found: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(data)
+    fault = fault_of_mp4(path)
+    if found is None:
+        assert fault is None
+    else:
+        assert fault is not None
+        assert re.search(found, "; ".join(fault))
+
+
+def test_a_file_that_is_gone_has_no_fault_of_its_own(tmp_path: Path) -> None:
+    assert fault_of_mp4(tmp_path / "gone.mp4") is None

@@ -1,0 +1,69 @@
+"""Why an MP4 cannot be used, by its boxes (ISO/IEC 14496-12, section 4.2)."""
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+_MAX_BOXES = 1000  # that are looked at, on the top level; recordings have a handful
+_PLACEHOLDER = b"?"  # Android's MPEG4Writer fills lengths with it until a recording is finished
+
+CUT_OFF_ADVICE = "copy it again; if this is the original, repair it with a tool such as untrunc"
+UNFINISHED = (
+    "an MP4 without its index (moov), as of a recording that was never finished",
+    "repair it with a tool such as untrunc",
+)
+
+
+def fault_of_mp4(path: Path) -> tuple[str, str] | None:
+    """What an MP4 lacks, and what to do; None if its boxes say nothing of it, or it is none."""
+    try:
+        with path.open("rb") as file:
+            if file.read(8)[4:] != b"ftyp":
+                return None
+            return _fault(file, os.fstat(file.fileno()).st_size)
+    except OSError:
+        return None
+
+
+class _Box(NamedTuple):
+    """kind: four letters. length: in bytes, None if not known yet or if it goes up to the end."""
+
+    kind: bytes
+    length: int | None
+
+
+def _fault(file: BinaryIO, size: int) -> tuple[str, str] | None:
+    at, has_index = 0, False
+    for _ in range(_MAX_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if not head:
+            return None if has_index else UNFINISHED
+        if len(head) < 8 or (head[:4] == b"\0\0\0\1" and len(head) < 16):
+            return "an MP4 that was cut off", CUT_OFF_ADVICE
+        box = _box(head)
+        if box is None:
+            return None
+        has_index |= box.kind == b"moov"
+        if box.length is None:
+            return None if has_index else UNFINISHED
+        at += box.length
+        if at > size:
+            found = f"an MP4 that was cut off, {size:,} of {at:,} bytes or more"
+            return found, CUT_OFF_ADVICE
+    return None
+
+
+def _box(head: bytes) -> _Box | None:
+    """The box that begins with these 16 bytes, or fewer at a file's end; None if none can."""
+    length, kind = struct.unpack(">I4s", head[:8])
+    least = 8
+    if length == 1:  # it follows, in 64 bits
+        (length,), least = struct.unpack(">Q", head[8:]), 16
+        if head[8:] == 8 * _PLACEHOLDER:
+            return _Box(kind, None)
+    elif length == 0 or head[:4] == 4 * _PLACEHOLDER:
+        return _Box(kind, None)
+    is_one = length >= least and kind.isascii() and kind.decode("ascii").isprintable()
+    return _Box(kind, length) if is_one else None
