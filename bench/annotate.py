@@ -6,7 +6,7 @@ The plain loop: OpenCV decodes, insightface detects in squares of 640 pixels, th
 face. vafer: `vafer.annotate` as the command line calls it, with `--detect full` and `search`. Same
 detector and model; loading them is not counted, starting processes is. VIDEO is repeated by ffmpeg
 until it has --seconds. All run in turn; medians, with the lowest and highest ratio, and how much of
-the cores' time went into each, from start to end.
+the cores' time went into each call as a whole, vafer's loading included.
 
 Then each stage alone, with the threads that it has in a run of one recording: frames out of a
 decoder process; faces, tracks and crops of frames in memory; predictions of crops in memory.

@@ -42,7 +42,7 @@ SCENERY = (
     "rocket.jpg", "text.png",
 )  # fmt: skip
 PICTURES = (".jpg", ".jpeg", ".png")
-LEAST_SCENERY, SCENERY_SIDE = 48, 640  # shorter side that a picture must have, longer side it gets
+SCENERY_SIDE, LEAST_SCENERY = 640, 48  # longer side that pictures get, shorter one they then need
 MOST_FRAMES = 60  # of a recording, so that none outweighs the others
 LONGEST = 800  # longer side that frames are kept at
 LFW_FOLDS = 5  # of which the first is held out everywhere
@@ -104,12 +104,16 @@ def load_material(
 
     frames = []
     for source in sources:
-        of_source = labelled(source.path.name, partial(_frames, source.path, detector))
+        of_source = labelled(
+            f"{source.path.name}-{LONGEST}-{EVERY}", partial(_frames, source.path, detector)
+        )
         frames += of_source[:: -(-len(of_source) // MOST_FRAMES)]
     portraits = labelled("portraits", partial(_portraits, faces, detector))
     more = []
     if scenery is not None:
-        found = labelled(f"scenery-{_digest(scenery)}", partial(_scenery, scenery, detector))
+        found = labelled(
+            f"scenery-{SCENERY_SIDE}-{_digest(scenery)}", partial(_scenery, scenery, detector)
+        )
         more = [picture for picture in found if not picture.sure.any()]
     empty = [_without_face(file) for file in (*map(_shipped, SCENERY), *(m.file for m in more))]
     return Material(portraits, frames, empty)
@@ -142,7 +146,11 @@ def _digest(folder: Path) -> str:
 def _scenery(folder: Path, detector: Detector) -> Iterator[Labelled]:
     for path in _pictures_in(folder):
         picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if picture is None or picture.dtype != np.uint8 or min(picture.shape[:2]) < LEAST_SCENERY:
+        if picture is None or picture.dtype != np.uint8:
+            continue
+        scale = min(1.0, SCENERY_SIDE / max(picture.shape[:2]))
+        size = (round(scale * picture.shape[1]), round(scale * picture.shape[0]))
+        if min(size) < LEAST_SCENERY:
             continue
         if picture.ndim == 2:
             picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
@@ -150,8 +158,6 @@ def _scenery(folder: Path, detector: Detector) -> Iterator[Labelled]:
             grey = 255 * np.random.default_rng(len(path.name)).random()
             alpha = picture[..., 3:] / np.float32(255)
             picture = (alpha * picture[..., :3] + (1 - alpha) * grey).astype(np.uint8)
-        scale = min(1.0, SCENERY_SIDE / max(picture.shape[:2]))
-        size = (max(1, round(scale * picture.shape[1])), max(1, round(scale * picture.shape[0])))
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
         found = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
         assert found.landmarks is not None

@@ -1,6 +1,6 @@
 """Scenes: faces pasted at many sizes, angles, lights and blurs on backgrounds without faces, frames
-of recordings moved about, pictures of faces side by side, and people before one another; each with
-where its faces are.
+of recordings moved about, pictures of faces side by side, and people before one another; some heads
+turned, some with glasses; each scene with where its faces are.
 
 Everything is a function of a generator, so that a scene can be made again.
 """
@@ -34,7 +34,8 @@ FROM_LARGE = 0.5  # share of faces
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
 GLASSES, DARK_LENSES = 0.15, 0.2  # share of faces that are given them, and of these with dark ones
-SUBPIXELS = 4  # binary digits of a place that is drawn
+LEAST_VIEW = 48.0  # pixels: shorter side of a part of a picture that is looked at closely
+SUBPIXELS = 4  # binary digits after the point of places that OpenCV draws at
 SKIN_LIGHT, SKIN_DARK = (255.0, 215.0, 190.0), (25.0, 12.0, 8.0)
 
 
@@ -68,8 +69,7 @@ class Composer:
             made.lay_side_by_side()
             return made.finished()
         if layout < MOSAICS + CROWDS:
-            piece = _piece(self.nothing(rng), rng)
-            made.canvas = cv2.resize(piece, (width, height)).astype(np.float32)
+            made.canvas = _view(self.nothing(rng), height, width, rng).astype(np.float32)
             made.gather_people()
             return made.finished()
         is_close = rng.random() < CLOSE_UPS
@@ -172,7 +172,7 @@ class _Scene:
 
     def _fill_with_nothing(self, picture: np.ndarray, left: int, top: int, size: int) -> None:
         """A picture without a face, any square of it, into a cell."""
-        square = cv2.resize(_piece(picture, self.rng), (size, size))
+        square = _view(picture, size, size, self.rng)
         height, width = min(size, self.height - top), min(size, self.width - left)
         self.canvas[top : top + height, left : left + width] = square[:height, :width]
 
@@ -197,7 +197,7 @@ class _Scene:
             matrix = _similarity(scale, turn, middle, to, mirror=rng.random() < 0.5)
             moved, has_face = _moved_box(box, matrix), rng.random() >= FROM_BEHIND
             where = self._figure(moved, has_face=has_face)
-            self._dress(where, _skin(picture))
+            self._dress(where, _skin(picture, points))
             seen[where.any(axis=0)] = NO_FACE
             if not has_face:
                 continue
@@ -237,7 +237,7 @@ class _Scene:
             return
         picture = _tinted(picture, rng)
         if rng.random() < BODIES:
-            self._add_figure(_moved_box(box, matrix), _skin(picture), has_face=True)
+            self._add_figure(_moved_box(box, matrix), _skin(picture, points), has_face=True)
         if rng.random() < 0.15:
             _cover(picture, box, rng)
         self._blend(picture, _mask(picture, box, rng), matrix)
@@ -246,14 +246,14 @@ class _Scene:
     def paste_none(self) -> None:
         """What is no face: one's pieces in another order, a part, a blank head, another thing."""
         rng, portrait = self.rng, self.source.portrait(self.rng)
-        picture = _tinted(portrait.picture(), rng)
+        picture = _tinted(_at_times_with_glasses(portrait.picture(), portrait.points[0], rng), rng)
         kind = rng.integers(7)
         if kind == 6:  # seen from behind
             middle = rng.uniform(0, 1, 2) * (self.width, self.height)
             size = math.exp(rng.uniform(math.log(12), math.log(0.3 * min(self.height, self.width))))
             half = size / 2 * np.array([0.85, 1.1])
             head = np.concatenate([middle - half, middle + half])
-            self._add_figure(head, _skin(picture), has_face=False)
+            self._add_figure(head, _skin(picture, portrait.points[0]), has_face=False)
             return
         if kind == 0:
             picture = _shuffled(picture, rng)
@@ -425,12 +425,21 @@ def _warp(
     return warped.astype(np.float32)
 
 
-def _piece(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Any square of a picture, of a quarter of its shorter side or more."""
-    side = max(1, int(min(picture.shape[:2]) * math.exp(rng.uniform(math.log(0.25), 0))))
-    room = np.array(picture.shape[:2]) - side
-    y, x = (rng.uniform(0, 1, 2) * room).astype(int)
-    return picture[y : y + side, x : x + side]
+def _view(picture: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Any part of a picture that has this shape, at least a quarter as high as fits, so large."""
+    fits = min(picture.shape[0] / height, picture.shape[1] / width)
+    least = np.clip(LEAST_VIEW / (fits * min(height, width)), 0.25, 1)
+    scale = fits * math.exp(rng.uniform(math.log(least), 0))
+    h, w = max(1, round(scale * height)), max(1, round(scale * width))
+    y, x = (rng.uniform(0, 1, 2) * (picture.shape[0] - h, picture.shape[1] - w)).astype(int)
+    return _resized(picture[y : y + h, x : x + w], height, width, rng)
+
+
+def _resized(picture: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture in this size, `SMOOTHLY_SHRUNK` or not."""
+    smooth = height < picture.shape[0] and rng.random() < SMOOTHLY_SHRUNK
+    how = cv2.INTER_AREA if smooth else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
 
 
 def _shrunk(
@@ -443,13 +452,8 @@ def _shrunk(
         return picture, box, points
     height, width = picture.shape[:2]
     small = (max(2, round(scale * width)), max(2, round(scale * height)))
-    how = cv2.INTER_AREA if rng.random() < SMOOTHLY_SHRUNK else cv2.INTER_LINEAR
     share = np.array([small[0] / width, small[1] / height], np.float32)
-    return (
-        np.asarray(cv2.resize(picture, small, interpolation=how)),
-        box * np.tile(share, 2),
-        points * share,
-    )
+    return _resized(picture, small[1], small[0], rng), box * np.tile(share, 2), points * share
 
 
 def _seen_anew(
@@ -457,15 +461,20 @@ def _seen_anew(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A face as `_shrunk` gives it, at times with glasses, at times of a head that has turned."""
     picture, box, points = _shrunk(portrait, size, rng)
-    if rng.random() < GLASSES:
-        picture = with_glasses(picture, points, rng)
+    picture = _at_times_with_glasses(picture, points, rng)
     if rng.random() < HEADS_TURNED:
         return turned(picture, box, points, rng.uniform(-YAW, YAW), rng.uniform(-PITCH, PITCH))
     return picture, box, points
 
 
+def _at_times_with_glasses(
+    picture: np.ndarray, points: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    return with_glasses(picture, points, rng) if rng.random() < GLASSES else picture
+
+
 def with_glasses(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A face, uint8 (H, W, 3), whose eyes are points[:2], with lenses, rims, bridge and temples."""
+    """Glasses put on a face, uint8 (H, W, 3), whose eyes are points[:2]: a copy of it."""
     between = points[1] - points[0]
     apart = float(np.linalg.norm(between))
     along = between / max(1e-6, apart)
@@ -497,7 +506,7 @@ def with_glasses(picture: np.ndarray, points: np.ndarray, rng: np.random.Generat
 
 
 def _fixed(places: np.ndarray) -> np.ndarray:
-    """Places (N, 2) in the fixed-point numbers that OpenCV draws with."""
+    """Places (N, 2) as integers of which `SUBPIXELS` digits come after the point."""
     return np.round(places * 2**SUBPIXELS).astype(np.int32)
 
 
@@ -558,9 +567,13 @@ def _tinted(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return picture.clip(0, 255).astype(np.float32)
 
 
-def _skin(picture: np.ndarray) -> np.ndarray:
-    """Mean colour (3,) of a face's middle, in a picture of it."""
-    return np.asarray(cv2.resize(picture, (3, 3), interpolation=cv2.INTER_AREA)[1, 1])
+def _skin(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Mean colour (3,) of a face between nose and mouth, where no glasses are."""
+    most = np.array(picture.shape[1::-1]) - 1
+    (x1, y1), (x2, y2) = (
+        p.clip(0, most).astype(int) for p in (points[2:].min(0), points[2:].max(0))
+    )
+    return np.asarray(picture[y1 : y2 + 1, x1 : x2 + 1].mean(axis=(0, 1)))
 
 
 def _oval(

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from train.detector import material as material_module
 from train.detector.material import HELD_OUT, load_material
 from train.sets import fold_of
 from vafer.errors import UsageError
@@ -64,7 +65,11 @@ def test_a_folder_with_nothing_to_train_on_is_refused(
 
 
 def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
-    folders: tuple[Path, Path], yunet: Path, shared: Path, tmp_path: Path
+    folders: tuple[Path, Path],
+    yunet: Path,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scenery = tmp_path / "scenery"
     (scenery / "deep").mkdir(parents=True)
@@ -72,6 +77,7 @@ def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
     cv2.imwrite(str(scenery / "deep" / "with_alpha.png"), noise)
     cv2.imwrite(str(scenery / "grey.PNG"), noise[..., 0])
     cv2.imwrite(str(scenery / "tiny.png"), noise[:20])
+    cv2.imwrite(str(scenery / "strip.png"), np.tile(noise[:60], (1, 5, 1)))
     (scenery / "broken.jpg").write_bytes(b"no picture")
     (scenery / "six.jpg").symlink_to(shared / "faces" / "six_faces.jpg")
     without = load_material(*folders, yunet, None, tmp_path / "cache", print)
@@ -79,6 +85,10 @@ def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
     added = material.scenery[len(without.scenery) :]
     assert [one.picture().shape for one in added] == [(512, 640, 3)] * 2
     assert not any(len(one.boxes) for one in added)
+
+    monkeypatch.setattr(material_module, "SCENERY_SIDE", 300)  # what was kept is not used then
+    material = load_material(*folders, yunet, scenery, tmp_path / "cache", print)
+    assert [one.picture().shape for one in material.scenery[-2:]] == [(240, 300, 3)] * 2
 
     with pytest.raises(UsageError, match="has no pictures: expected files ending in"):
         load_material(*folders, yunet, folders[0], tmp_path / "cache", print)

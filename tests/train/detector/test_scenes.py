@@ -117,24 +117,91 @@ def test_landmarks_of_a_turned_head_are_where_they_are_seen(yaw: float, pitch: f
         assert box[2] - box[0] < args[1][2] - args[1][0]  # part of it is turned away
 
 
-def test_glasses_are_drawn_around_the_eyes_wherever_these_are() -> None:
-    blank = np.full((96, 96, 3), 128, np.uint8)
-    y, x = np.mgrid[:96, :96]
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        turn = rng.uniform(-1, 1)
-        across = 15 * np.array([np.cos(turn), np.sin(turn)])
-        eyes = np.stack([48 - across, 48 + across]).astype(np.float32)
-        worn = with_glasses(blank, eyes, rng)
+@pytest.mark.parametrize("apart", [5.0, 12.0, 40.0])
+@pytest.mark.parametrize("turn", [0.0, 0.8, -0.5])
+def test_glasses_lie_around_the_eyes_and_turn_with_them(apart: float, turn: float) -> None:
+    blank = np.full((120, 160, 3), 128, np.uint8)
+    middle, along = np.array([90.0, 50.0]), np.array([np.cos(turn), np.sin(turn)])
+    eyes = np.stack([middle - apart / 2 * along, middle + apart / 2 * along])
+    y, x = np.mgrid[:120, :160]
+    right = ((x - middle[0]) * along[0] + (y - middle[1]) * along[1]) / apart
+    down = ((y - middle[1]) * along[0] - (x - middle[0]) * along[1]) / apart
+    pixel = 1.5 / apart
+    n_through_lenses = 0.0
+    for seed in range(30):
+        worn = with_glasses(blank, eyes, np.random.default_rng(seed))
         assert (blank == 128).all()
-        changed = (worn != blank).any(axis=2)
-        # In their own directions: along the line through the eyes, and off it.
-        along = ((x - 48) * across[0] + (y - 48) * across[1]) / 15
-        off = ((y - 48) * across[0] - (x - 48) * across[1]) / 15
-        assert changed[np.abs(off) < 1].mean() > 0.2
-        assert not changed[np.abs(off) > 16].any()
-        assert not changed[np.abs(along) > 44].any()
-        assert abs(np.average(along, weights=changed)) < 0.5  # as much left as right
+        is_rim = (np.abs(worn.astype(int) - 128) > 12).any(axis=2)
+        assert not is_rim[(np.abs(down) > 0.5 + pixel) | (np.abs(right) > 1.4 + pixel)].any()
+        low, high = (-0.22 - pixel, 0.18 + pixel)  # a bar through the heights where it may be
+        for at in (0.0, -1.1, 1.1):  # bridge and temples
+            bar = is_rim[(np.abs(right - at) < pixel / 2) & (down > low) & (down < high)]
+            assert bar.any()
+        for eye in (-0.5, 0.5):  # a rim on all four sides
+            beside = np.abs(right - eye)
+            assert is_rim[(np.abs(down) < pixel) & (beside > 0.2) & (beside < 0.5 + pixel)].any()
+            for side in (-1, 1):
+                assert is_rim[(beside < pixel) & (side * down > 0.1) & (side * down < 0.5)].any()
+        through = worn[(np.abs(np.abs(right) - 0.5) < pixel / 2) & (np.abs(down) < pixel / 2)]
+        n_through_lenses += (np.abs(through.astype(int) - 128) < 60).all(axis=1).mean()
+    assert n_through_lenses > 20  # most lenses are clear
+
+
+def test_glasses_on_a_turned_head_are_those_on_an_upright_one_turned() -> None:
+    blank, middle = np.full((120, 120, 3), 128, np.uint8), np.array([60.0, 60.0])
+    overlaps = []
+    for seed in range(30):
+        masks = []
+        for turn in (0.0, 0.8):
+            reach = 20 * np.array([np.cos(turn), np.sin(turn)])
+            eyes = np.stack([middle - reach, middle + reach])
+            worn = with_glasses(blank, eyes, np.random.default_rng(seed))
+            back = cv2.getRotationMatrix2D((60, 60), float(np.degrees(turn)), 1)
+            upright = cv2.warpAffine(worn, back, (120, 120), borderValue=(128, 128, 128))
+            masks.append((np.abs(upright.astype(int) - 128) > 12).any(axis=2))
+        overlaps.append((masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum())
+    assert np.mean(overlaps) > 0.85
+
+
+def test_a_face_whose_eyes_are_one_point_stays_as_it_is() -> None:
+    blank = np.full((20, 20, 3), 128, np.uint8)
+    assert with_glasses(blank, np.full((5, 2), 9.0), np.random.default_rng(0)).shape == (20, 20, 3)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_glasses_are_put_on_the_share_of_faces_that_is_said(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_on = []
+    monkeypatch.setattr(scenes, "GLASSES", share)
+    monkeypatch.setattr(scenes, "with_glasses", lambda picture, *_: put_on.append(1) or picture)
+    composer = Composer(Material([portrait()], [], []))
+    n_faces = sum(len(composer.scene(np.random.default_rng(i), 96, 96).boxes) for i in range(10))
+    assert n_faces > 0
+    assert len(put_on) >= share * n_faces
+    assert share > 0 or not put_on
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (48, 400), (300, 60), (640, 480), (1, 1)])
+@pytest.mark.parametrize("wanted", [(16, 16), (384, 640), (256, 100)])
+def test_a_view_is_a_part_of_a_picture_that_is_not_stretched(
+    shape: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    places = np.dstack([x, y, np.zeros_like(x)])
+    for seed in range(20):
+        view = scenes._view(places, *wanted, np.random.default_rng(seed))
+        assert view.shape == (*wanted, 3)
+        if min(shape) < 2:
+            continue
+        step_x = np.ptp(view[0, :, 0]) / wanted[1]
+        step_y = np.ptp(view[:, 0, 1]) / wanted[0]
+        fits = min(shape[0] / wanted[0], shape[1] / wanted[1])
+        assert step_x <= fits + 1e-3
+        assert step_y <= fits + 1e-3
+        seen = fits * min(wanted)  # pixels of the shorter side where all that fits is seen
+        least = min(seen, max(48.0, seen / 4))
+        assert max(step_x, step_y) * min(wanted) >= least - 3
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -161,7 +228,7 @@ def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
     monkeypatch.setattr(scenes, "CROWDS", 1.0)
     monkeypatch.setattr(scenes, "HEADS_TURNED", 0.0)
     monkeypatch.setattr(scenes, "_tinted", lambda picture, rng: picture.astype(np.float32))
-    monkeypatch.setattr(scenes, "_skin", lambda picture: np.zeros(3))
+    monkeypatch.setattr(scenes, "_skin", lambda *_: np.zeros(3))
     monkeypatch.setattr(scenes, "_oval", oval)
     monkeypatch.setattr(scenes, "_photographed", lambda canvas, rng: canvas.clip(0, 255))
     faces = []
