@@ -59,6 +59,24 @@ def test_a_run_prints_a_summary(sample: Path, options: list[object], tmp_path: P
     again = run("annotate", sample, "--out", out, "--every", 10, *options)
     assert again[0] == 0
     assert "1 finished by an earlier run" in again[1]
+    assert "other inputs" not in again[1]
+    other = tmp_path / "other.mp4"
+    other.symlink_to(sample)
+    code, stdout, _ = run("annotate", other, "--out", out, "--every", 10, *options)
+    assert code == 0
+    assert "1 of an earlier run with other inputs" in stdout
+    assert {*pl.read_parquet(out)["video"]} == {"other.mp4", sample.name}
+
+
+def test_outputs_that_differ_in_case_alone_are_two(
+    sample: Path, options: list[object], tmp_path: Path
+) -> None:
+    for name, n_frames in (("r.parquet", 5), ("r.PARQUET", 3)):
+        every = -(-50 // n_frames)
+        code, *_ = run("annotate", sample, "--out", tmp_path / name, "--every", every, *options)
+        assert code == 0
+    for name, n_frames in (("r.videos.parquet", 5), ("r.videos.PARQUET", 3)):
+        assert pl.read_parquet(tmp_path / name)["n_frames_analysed"].to_list() == [n_frames]
 
 
 def test_quiet_shows_problems_only(sample: Path, options: list[object], tmp_path: Path) -> None:

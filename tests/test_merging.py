@@ -116,12 +116,15 @@ def test_missing_shards_are_told(tmp_path: Path) -> None:
     outs = [make(tmp_path / str(i), [VIDEOS[i]], shard=f"{i}/5") for i in (1, 3)]
     notices: list[str] = []
     merged = vafer.merge(outs, tmp_path / "all.parquet", on_notice=notices.append)
-    assert notices == ["of 5 shards these are not among the inputs: 2, 4, 5"]
+    assert notices == ["shards of 5 that are not among the inputs: 2, 4, 5"]
     assert [r["shard"] for r in read_provenance(merged.path)["runs"]] == ["1/5", "3/5"]
     notices.clear()
     outs += [make(tmp_path / str(i), [], shard=f"{i}/5") for i in (2, 4)]  # without a recording
     vafer.merge(outs, tmp_path / "more.parquet", on_notice=notices.append)
-    assert notices == ["of 5 shards 1 of these are not among the inputs: 2, 4, 5"]
+    assert notices == [
+        "shards of 5 that are not among the inputs: 2, 4, 5, less 2 outputs without a recording, "
+        "which shard's no table says"
+    ]
     notices.clear()
     outs.append(make(tmp_path / "5.parquet", [], shard="5/5"))
     vafer.merge(outs, tmp_path / "whole.parquet", on_notice=notices.append)

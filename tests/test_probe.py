@@ -1,5 +1,6 @@
 import io
 import os
+import subprocess
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -115,6 +116,28 @@ def test_a_truncated_mp4_is_called_damaged(tmp_path: Path) -> None:
     info = probe(truncated(whole, tmp_path))
     assert info.damage is not None
     assert "of 48 packets promised by the header are there" in info.damage
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8, 0.85, 0.9])
+def test_of_a_truncated_fragmented_mp4_with_sound_all_that_is_there_is_read(
+    share: float, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    sound = ["-f", "lavfi", "-i", "sine=220", "-c:a", "aac"]
+    fragments = ["-g", "72", "-movflags", "frag_keyframe+empty_moov"]
+    frames = ["-f", "lavfi", "-i", "testsrc2=size=320x240:rate=24"]
+    clips.run(*frames, *sound, "-t", "6", "-preset", "ultrafast", *fragments, whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(share * len(data))])
+    info = probe(cut)
+    assert info.damage is not None
+    assert "corrupt or unreadable" in info.damage
+    assert info.pts is not None
+    ffprobe = ["ffprobe", "-v", "quiet", "-count_packets", "-select_streams", "v"]
+    show = ["-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", cut]
+    n = int(subprocess.run([*ffprobe, *show], capture_output=True, check=True).stdout)
+    assert len(info.pts) == n
+    assert abs(n - 144 * share) < 20
 
 
 def truncated(path: Path, folder: Path) -> Path:

@@ -77,13 +77,14 @@ class Results:
     videos_path: where the results (a file, or a folder of files) and the table of videos are; None
     when nothing was to be kept on disk. This run found n_skipped recordings finished, analysed
     n_frames and took elapsed_s for it, start-up left out. Of its inputs, n_incomplete are `failed`
-    or `partial`.
+    or `partial`; n_others of `videos` were no inputs of it.
     """
 
     videos: pl.DataFrame
     path: Path | None
     videos_path: Path | None
     n_skipped: int
+    n_others: int
     n_incomplete: int
     n_frames: int
     elapsed_s: float
@@ -312,6 +313,7 @@ def _run_all(
         path=output.path,
         videos_path=output.videos_path,
         n_skipped=len(sources) - len(todo),
+        n_others=len(output.rows) - len(sources),
         n_incomplete=sum(output.rows[source.video]["status"] != "done" for source in sources),
         n_frames=tally.n_frames,
         elapsed_s=elapsed_s,

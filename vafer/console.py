@@ -78,8 +78,15 @@ def show_results(results: "Results") -> None:
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    skipped = f"{results.n_skipped} finished by an earlier run" if results.n_skipped else ""
-    table.add_row("videos", str(len(videos)), skipped)
+    earlier = [
+        f"{n} {what}"
+        for n, what in (
+            (results.n_skipped, "finished by an earlier run"),
+            (results.n_others, "of an earlier run with other inputs"),
+        )
+        if n
+    ]
+    table.add_row("videos", str(len(videos)), ", ".join(earlier))
     table.add_row("  done", str(counts["done"]))
     if counts["partial"]:
         table.add_row(

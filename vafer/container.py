@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
 from vafer.errors import VideoError, display_path
 from vafer.mp4 import fault_of_mp4
@@ -54,8 +54,12 @@ def packets(
 ) -> Iterator[av.Packet | None]:
     """The packets of `stream` in file order; None stands for a place that could not be read.
 
-    Empty packets are left out: to a decoder they would mean the end.
+    Empty packets are left out: to a decoder they would mean the end. Other streams are not read:
+    where one's next packet lies beyond the end of a file that was cut off, libav would stop.
     """
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
     n_errors = 0
     while n_errors < _MAX_DEMUX_ERRORS:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vafer.errors import OutputError, UsageError, display_path
+from vafer.errors import OutputError, UsageError, counted, display_path
 from vafer.lock import own_folder
 from vafer.options import Shard
 from vafer.output import by_video, differences
@@ -206,7 +206,9 @@ def _runs(outputs: list[_Finished], on_notice: Callable[[str], None]) -> dict[st
         missing = {*range(1, shards[0].count + 1)} - {shard.number for shard in shards}
         n_empty = sum(not output.runs for output in outputs)  # which shard's, no table says
         if len(missing) > n_empty:
-            which = f"{len(missing) - n_empty} of these" if n_empty else "these"
             listed = ", ".join(map(str, sorted(missing)))
-            on_notice(f"of {shards[0].count} shards {which} are not among the inputs: {listed}")
+            if n_empty:
+                empty = counted(n_empty, "output")
+                listed += f", less {empty} without a recording, which shard's no table says"
+            on_notice(f"shards of {shards[0].count} that are not among the inputs: {listed}")
     return {run_id: run for run_id, (_, run) in runs.items()}

@@ -160,7 +160,7 @@ def _short(component: str) -> str:
 def videos_path_of(path: Path) -> Path:
     """The table of videos that belongs to the output at `path`."""
     if path.suffix.lower() == ".parquet":
-        return path.with_name(f"{path.stem}.videos.parquet")
+        return path.with_name(f"{path.stem}.videos{path.suffix}")
     return path / "_videos.parquet"
 
 
