@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "5ba7e8d360a5f12e77ca3a84404fd54e4824b874c7ba860c422d509ae89a699f",  # vafer-faces
+    "e8f951cc30e30db9d51c34582724cc3ac3d49a39558b41f37c2a081831a00e30",  # vafer-faces
 }
 
 
