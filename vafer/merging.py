@@ -209,6 +209,6 @@ def _runs(outputs: list[_Finished], on_notice: Callable[[str], None]) -> dict[st
             listed = ", ".join(map(str, sorted(missing)))
             if n_empty:
                 empty = counted(n_empty, "output")
-                listed += f", less {empty} without a recording, which shard's no table says"
+                listed += f"; {empty} without a recording may be of these, and cannot tell"
             on_notice(f"shards of {shards[0].count} that are not among the inputs: {listed}")
     return {run_id: run for run_id, (_, run) in runs.items()}
