@@ -6,10 +6,15 @@ Everything is a function of a generator, so that a scene can be made again.
 """
 
 import math
+import string
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from train.detector.material import Labelled, Material
 
@@ -22,9 +27,9 @@ BODIES = 0.4  # share of pasted faces that get hair, a neck and clothes, if ther
 HEAD = 0.62  # half width of a head and its half height, in widths and heights of the face's box
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
-MOSAICS = 0.35  # share of scenes that are pictures side by side, so that no face has a pasted edge
+MOSAICS = 0.3  # share of scenes that are pictures side by side, so that no face has a pasted edge
 MOST_IN_A_ROW = 16
-CROWDS, MOST_PEOPLE = 0.3, 24  # share of scenes that are people before one another, and how many
+CROWDS, MOST_PEOPLE = 0.4, 24  # share of scenes that are people before one another, and how many
 FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where none of their faces is
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
 CLOSE_UPS, CLOSE = 0.3, 0.4  # share of the others; a face's least share of their shorter side
@@ -33,7 +38,15 @@ LARGE = 48.0  # pixels across; wider faces are of pictures with more detail, som
 FROM_LARGE = 0.5  # share of faces
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
-GLASSES, DARK_LENSES = 0.15, 0.2  # share of faces that are given them, and of these with dark ones
+GLASSES, DARK_LENSES = 0.25, 0.2  # share of faces that are given them, and of these with dark ones
+PAGES, CAPTIONS = (
+    0.15,
+    0.15,
+)  # shares of what is no face that is a page of letters, or has some on it
+# Printed letters: those of Matplotlib's fonts.
+FONTS = sorted((Path(matplotlib.get_data_path()) / "fonts/ttf").glob("DejaVu*[!y].ttf"))
+SMALLEST_FONT = 8  # pixels
+ALPHABETS = (string.ascii_lowercase, string.ascii_uppercase, string.digits + string.punctuation)
 LEAST_VIEW = 48.0  # pixels: shorter side of a part of a picture that is looked at closely
 SUBPIXELS = 4  # binary digits after the point of places that OpenCV draws at
 SKIN_LIGHT, SKIN_DARK = (255.0, 215.0, 190.0), (25.0, 12.0, 8.0)
@@ -82,6 +95,8 @@ class Composer:
             made.begin_with_frame(self._empty[rng.integers(len(self._empty))], least)
         else:
             made.canvas = background(rng, height, width)
+        if not made.boxes and not made.doubtful and rng.random() < CAPTIONS:
+            made.canvas = written(made.canvas.clip(0, 255).astype(np.uint8), rng).astype(np.float32)
         for _ in range(rng.integers(5) if rng.random() < 0.4 else 0):
             made.paste_none()
         n_faces = 1 if is_close else rng.choice(N_PASTED, p=PASTED_SHARES)
@@ -99,9 +114,12 @@ class Composer:
 
     def nothing(self, rng: np.random.Generator) -> np.ndarray:
         """Any picture without a face, uint8 (H, W, 3)."""
+        if rng.random() < PAGES:
+            return page(rng, 240, 320)
         if not self._empty:
             return background(rng, 64, 64).astype(np.uint8)
-        return self._empty[rng.integers(len(self._empty))].picture()
+        picture = self._empty[rng.integers(len(self._empty))].picture()
+        return written(picture, rng) if rng.random() < CAPTIONS else picture
 
 
 class _Scene:
@@ -643,6 +661,49 @@ def _blank(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     tiny = cv2.resize(inner, (2, 2), interpolation=cv2.INTER_AREA)
     blank[y0:y1, x0:x1] = cv2.resize(tiny, inner.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return blank.clip(0, 255)
+
+
+def page(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A plain sheet or screen with letters, uint8 (H, W, 3)."""
+    paper = rng.uniform(200, 255) if rng.random() < 0.7 else rng.uniform(0, 80)
+    sheet = np.full((height, width, 3), paper + rng.normal(0, 10, 3)).clip(0, 255).astype(np.uint8)
+    for _ in range(rng.integers(1, 5)):
+        sheet = written(sheet, rng)
+    return sheet
+
+
+def written(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture, uint8 (H, W, 3), with a paragraph of printed letters on it."""
+    height, width = picture.shape[:2]
+    largest = max(SMALLEST_FONT + 1.0, 0.3 * min(height, width))
+    size = math.exp(rng.uniform(math.log(SMALLEST_FONT), math.log(largest)))
+    font = _font(FONTS[rng.integers(len(FONTS))], round(size))
+    n_lines = rng.integers(1, 2 + min(10, int(height / size)))
+    across = rng.uniform(0.2, 1) * width / (0.6 * size)
+    text = "\n".join(_line(rng, max(1, int(across))) for _ in range(n_lines))
+    # Most letters are dark on light or light on dark.
+    shade = 255.0 * (picture.mean() < 128)
+    colour = rng.uniform(0, 255, 3) if rng.random() < 0.3 else np.abs(shade - rng.uniform(0, 90, 3))
+    at = rng.uniform(-0.1, 0.6, 2) * (width, height)
+    image = Image.fromarray(picture)
+    ImageDraw.Draw(image).multiline_text(
+        (float(at[0]), float(at[1])), text, tuple(map(int, colour)), font, spacing=0.3 * size
+    )
+    return np.asarray(image)
+
+
+def _line(rng: np.random.Generator, length: int) -> str:
+    """Words of any letters."""
+    alphabet = ALPHABETS[rng.choice(len(ALPHABETS), p=(0.7, 0.15, 0.15))]
+    letters = np.array([*alphabet, " "])
+    chances = np.full(len(letters), 0.85 / len(alphabet))
+    chances[-1] = 0.15
+    return "".join(rng.choice(letters, length, p=chances))
+
+
+@cache
+def _font(file: Path, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(file), size)
 
 
 def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -6,7 +6,15 @@ import pytest
 
 from train.detector import scenes
 from train.detector.material import Labelled, Material
-from train.detector.scenes import LEAST_SIDE, Composer, background, turned, with_glasses
+from train.detector.scenes import (
+    LEAST_SIDE,
+    Composer,
+    background,
+    page,
+    turned,
+    with_glasses,
+    written,
+)
 
 EYES = np.array([[14, 18], [34, 18]], np.float32)
 
@@ -215,6 +223,50 @@ def test_a_background_is_a_picture(seed: int) -> None:
     assert made.max() <= 255
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (9, 300), (240, 320)])
+@pytest.mark.parametrize("shade", [10, 245])
+def test_letters_are_laid_on_a_copy_and_stand_out(shape: tuple[int, int], shade: int) -> None:
+    sheet = np.full((*shape, 3), shade, np.uint8)
+    shares, contrasts = [], []
+    for seed in range(40):
+        inked = written(sheet, np.random.default_rng(seed))
+        assert (sheet == shade).all()
+        assert inked.shape == sheet.shape
+        apart = np.abs(inked.astype(int) - shade).max(axis=2)
+        shares.append((apart > 20).mean())
+        contrasts.append(apart.max())
+    if shape == (240, 320):
+        assert 0.01 < np.mean(shares) < 0.3  # letters, neither specks nor a block
+        assert np.mean(np.array(contrasts) > 100) > 0.8
+
+
+def test_pages_differ_and_have_letters() -> None:
+    pages = [page(np.random.default_rng(seed), 60, 80) for seed in range(20)]
+    assert all(sheet.shape == (60, 80, 3) and sheet.dtype == np.uint8 for sheet in pages)
+    assert len({sheet.tobytes() for sheet in pages}) == 20
+    assert np.mean([np.ptp(sheet) > 100 for sheet in pages]) > 0.7
+
+
+@pytest.mark.parametrize("n_faces", [0, 1])
+def test_nothing_is_written_on_a_frame_that_shows_a_face(
+    n_faces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MOSAICS", "CROWDS", "CLOSE_UPS"):
+        monkeypatch.setattr(scenes, name, 0.0)
+    monkeypatch.setattr(scenes, "FROM_FRAMES", 1.0)
+    monkeypatch.setattr(scenes, "CAPTIONS", 1.0)
+    monkeypatch.setattr(scenes._Scene, "paste_face", lambda *_: None)
+    monkeypatch.setattr(scenes._Scene, "paste_none", lambda *_: None)
+    monkeypatch.setattr(scenes, "written", lambda picture, rng: np.zeros_like(picture))
+    monkeypatch.setattr(scenes, "_photographed", lambda canvas, rng: canvas)
+    composer = Composer(Material([portrait()], [frame(n_faces=n_faces)], []))
+    for seed in range(30):
+        scene = composer.scene(np.random.default_rng(seed), 96, 96)
+        shows_a_face = len(scene.boxes) + len(scene.doubtful) > 0
+        assert scene.picture.any() == shows_a_face
+        assert shows_a_face == bool(n_faces)
+
+
 def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,6 +282,8 @@ def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
     monkeypatch.setattr(scenes, "MOSAICS", 0.0)
     monkeypatch.setattr(scenes, "CROWDS", 1.0)
     monkeypatch.setattr(scenes, "HEADS_TURNED", 0.0)
+    monkeypatch.setattr(scenes, "PAGES", 0.0)  # white has the red and blue of a face here
+    monkeypatch.setattr(scenes, "CAPTIONS", 0.0)
     monkeypatch.setattr(scenes, "_tinted", lambda picture, rng: picture.astype(np.float32))
     monkeypatch.setattr(scenes, "_skin", lambda *_: np.zeros(3))
     monkeypatch.setattr(scenes, "_oval", oval)
