@@ -8,7 +8,7 @@ Everything is a function of a generator, so that a scene can be made again.
 import math
 import string
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -39,12 +39,15 @@ FROM_LARGE = 0.5  # share of faces
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
 GLASSES, DARK_LENSES = 0.25, 0.2  # share of faces that are given them, and of these with dark ones
-PAGES, CAPTIONS = (
-    0.15,
-    0.15,
-)  # shares of what is no face that is a page of letters, or has some on it
-# Printed letters: those of Matplotlib's fonts.
-FONTS = sorted((Path(matplotlib.get_data_path()) / "fonts/ttf").glob("DejaVu*[!y].ttf"))
+# Shares of backgrounds and of pictures of no face that are pages of letters, and that have some on
+# them.
+PAGES, CAPTIONS = 0.2, 0.15
+PAGE = (240, 320)  # pixels: height and width of a page that is a picture of no face
+FONTS = sorted(  # Matplotlib's, but for one that has few letters
+    file
+    for file in (Path(matplotlib.get_data_path()) / "fonts/ttf").glob("DejaVu*.ttf")
+    if "Display" not in file.name
+)
 SMALLEST_FONT = 8  # pixels
 ALPHABETS = (string.ascii_lowercase, string.ascii_uppercase, string.digits + string.punctuation)
 LEAST_VIEW = 48.0  # pixels: shorter side of a part of a picture that is looked at closely
@@ -115,7 +118,7 @@ class Composer:
     def nothing(self, rng: np.random.Generator) -> np.ndarray:
         """Any picture without a face, uint8 (H, W, 3)."""
         if rng.random() < PAGES:
-            return page(rng, 240, 320)
+            return page(rng, *PAGE)
         if not self._empty:
             return background(rng, 64, 64).astype(np.uint8)
         picture = self._empty[rng.integers(len(self._empty))].picture()
@@ -689,7 +692,7 @@ def written(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     ImageDraw.Draw(image).multiline_text(
         (float(at[0]), float(at[1])), text, tuple(map(int, colour)), font, spacing=0.3 * size
     )
-    return np.asarray(image)
+    return np.array(image)
 
 
 def _line(rng: np.random.Generator, length: int) -> str:
@@ -701,13 +704,16 @@ def _line(rng: np.random.Generator, length: int) -> str:
     return "".join(rng.choice(letters, length, p=chances))
 
 
-@cache
+@lru_cache(maxsize=64)
 def _font(file: Path, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(file), size)
+    # The layout that every Pillow has: scenes are the same wherever they are made.
+    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Something without a face: noise of several grains, shapes, stripes, letters; float32."""
+    if rng.random() < PAGES:
+        return page(rng, height, width).astype(np.float32)
     canvas = np.full((height, width, 3), rng.uniform(0, 255, 3), np.float32)
     for _ in range(rng.integers(1, 4)):
         grain = 2 ** rng.uniform(0, 6)
