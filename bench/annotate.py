@@ -22,13 +22,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# vafer first: it tells ONNX Runtime to keep to itself, which is read when that is imported.
+import vafer
+
+# isort: split
+
 import cv2
 import numpy as np
 import torch
 from insightface.model_zoo import get_model
 from insightface.utils.face_align import norm_crop
 
-import vafer
 from vafer.faces import Detector
 from vafer.model import Model, load_model
 from vafer.options import BATCH_SIZE, Sampling

@@ -29,6 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# vafer first: it tells ONNX Runtime to keep to itself, which is read when that is imported.
+import vafer  # noqa: F401
+
+# isort: split
+
 import cv2
 import numpy as np
 import onnx

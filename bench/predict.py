@@ -14,6 +14,11 @@ import time
 import warnings
 from collections.abc import Callable
 
+# vafer first: it tells ONNX Runtime to keep to itself, which is read when that is imported.
+import vafer  # noqa: F401
+
+# isort: split
+
 import numpy as np
 import onnxruntime
 import torch

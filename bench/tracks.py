@@ -17,6 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+# vafer first: it tells ONNX Runtime to keep to itself, which is read when that is imported.
+import vafer  # noqa: F401
+
+# isort: split
+
 import av
 import cv2
 import numpy as np

@@ -1,5 +1,7 @@
 """Detection on real pictures, and what the detector's wrapper does to frame and boxes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -170,3 +172,17 @@ def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
 def test_impossible_options_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="expected"):
         DetectorOptions(**wrong)
+
+
+def test_onnx_runtime_reports_nothing(tmp_path: Path) -> None:
+    """It would keep a device id, and what it is going to send, below the user's folders."""
+    code = (
+        "import numpy, vafer\n"
+        "from vafer.faces import Detector\n"
+        "from vafer.store import choose_detector\n"
+        "path = choose_detector(None, on_notice=print).path\n"
+        "Detector(path).detect(numpy.zeros((64, 64, 3), numpy.uint8))"
+    )
+    # Nothing of the environment: ONNX Runtime is silent where it says that programs are tested.
+    subprocess.run([sys.executable, "-c", code], check=True, env={"HOME": str(tmp_path)})
+    assert [*tmp_path.rglob("*")] == []

@@ -7,6 +7,7 @@
 Names are imported at first use: `import vafer` itself loads neither torch nor a decoder.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from vafer.merging import Merged, merge
     from vafer.options import DetectorOptions, Sampling, Shard, SplitOptions
     from vafer.parts import read_table
+
+# ONNX Runtime from 1.29 on tells its maker what it runs, and on what, unless this is set before it
+# is imported. Whoever wants that may set it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = [
