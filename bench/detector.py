@@ -14,6 +14,7 @@ of 25 frames within each recording; 100 to 100 says that no block had a miss, no
 to come. A landmark's error is in distances between the reference's eyes, small where a head turns.
 false: `no_face.mp4`, every frame, and the pictures of scikit-image and scikit-learn that no human
 face is in, as they are and in several scales and crops; --face-free adds pictures, as they are.
+Intervals are 95 %, exact for a Poisson count, as if every picture were drawn by itself.
 faces: DIR holds fer2013.parquet and lfw_expressions.parquet, and perhaps six_faces.jpg.
 speed: the detectors in turn, medians of rounds. Run it on an idle machine.
 """
@@ -41,6 +42,7 @@ import onnxruntime
 import polars as pl
 import skimage
 import sklearn
+from scipy.stats import chi2
 
 from vafer.errors import VaferError
 from vafer.faces import Detector, Faces
@@ -48,6 +50,7 @@ from vafer.files import write_json
 from vafer.options import DetectorOptions, Sampling
 from vafer.pictures import PICTURE_SUFFIXES, read_picture
 from vafer.probe import probe
+from vafer.store import sha256
 from vafer.video import VideoReader
 
 HELD_OUT = [
@@ -245,16 +248,23 @@ def agreement_row(name: str, clips: list[Agreement]) -> list[str]:
     ]
 
 
-def show_sizes(kind: str, clips: list[Agreement]) -> None:
+def by_size(clips: list[Agreement]) -> list[dict[str, Any]]:
+    side = np.concatenate([clip.side for clip in clips])
+    found = np.concatenate([clip.iou for clip in clips]) > 0
     rows = []
     for low, high in BINS:
-        cells = []
-        for group in [*([clip] for clip in clips), clips]:
-            side = np.concatenate([clip.side for clip in group])
-            found = np.concatenate([clip.iou for clip in group]) > 0
-            inside = (side >= low) & (side < (high or np.inf))
-            cells.append(f"{percent(found[inside].sum(), inside.sum())} of {inside.sum()}")
-        rows.append([f"{low} to {high} px" if high else f"{low} px and more", *cells])
+        inside = (side >= low) & (side < (high or np.inf))
+        name = f"{low} to {high} px" if high else f"{low} px and more"
+        rows.append({"size": name, "found": int(found[inside].sum()), "faces": int(inside.sum())})
+    return rows
+
+
+def show_sizes(kind: str, clips: list[Agreement]) -> None:
+    groups = [by_size(group) for group in [*([clip] for clip in clips), clips]]
+    rows = [
+        [cells[0]["size"], *(f"{percent(c['found'], c['faces'])} of {c['faces']}" for c in cells)]
+        for cells in zip(*groups, strict=True)
+    ]
     header = ["face", *(clip.name for clip in clips), "all"]
     table(f"{kind}: found by size of the face, % of the reference's", header, rows)
 
@@ -269,18 +279,20 @@ def show_landmarks(kind: str, clips: list[Agreement]) -> None:
     table(f"{kind}: error by landmark, in distances between the eyes", header, rows)
 
 
-def summary(clips: list[Agreement], reference: Path) -> dict[str, Any]:
+def summary(clips: list[Agreement]) -> dict[str, Any]:
+    """What a card holds of some recordings together."""
     iou = np.concatenate([clip.iou[clip.is_large] for clip in clips])
     error = np.concatenate([clip.error[clip.is_large] for clip in clips]).mean(axis=1)
+    between = interval(clips)
     return {
-        "recall": round(float((iou > 0).mean()), 4),
-        "recall_ci": [round(value / 100, 4) for value in interval(clips) or ()],
+        "recall": round(float((iou > 0).mean()), 4) if len(iou) else None,
+        "recall_ci": [round(value / 100, 4) for value in between] if between else None,
+        "found": int((iou > 0).sum()),
         "faces": len(iou),
         "frames": sum(clip.n_frames for clip in clips),
+        "more_than_reference": sum(clip.n_extra for clip in clips),
         "mean_iou": round(float(iou[iou > 0].mean()), 4) if iou.any() else None,
-        "landmark_error_median": round(quantile(error, 0.5), 4),
-        "reference": reference.stem,
-        "recordings": [clip.name for clip in clips],
+        "landmark_error_median": round(quantile(error, 0.5), 4) if iou.any() else None,
     }
 
 
@@ -309,7 +321,11 @@ def show_agreement(arguments: argparse.Namespace) -> dict[str, Any]:
         table(title, header, [*rows, agreement_row("all", clips)])
         show_sizes(kind, clips)
         show_landmarks(kind, clips)
-        found[kind.lower()] = summary(clips, arguments.reference)
+        found[kind.lower()] = {
+            **summary(clips),
+            "recordings": [{"recording": clip.name, **summary([clip])} for clip in clips],
+            "sizes": by_size(clips),
+        }
     return found
 
 
@@ -362,6 +378,14 @@ def frames_of(path: Path) -> Pictures:
     return ((f"frame {frame.index}", frame.image) for frame in VideoReader(probe(path)))
 
 
+def rates(n_false: int, n_pictures: int) -> tuple[float, list[float]]:
+    """False faces per 100 pictures, and its interval."""
+    low = chi2.ppf(0.025, 2 * n_false) / 2 if n_false else 0.0
+    high = chi2.ppf(0.975, 2 * n_false + 2) / 2
+    of_one = 100 / max(1, n_pictures)
+    return round(of_one * n_false, 2), [round(of_one * low, 2), round(of_one * high, 2)]
+
+
 def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
     summaries: dict[str, Any] = {}
     low = DetectorOptions(threshold=LOW)
@@ -376,6 +400,7 @@ def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.face_free:
         sources["own pictures"] = pictures_in(arguments.face_free)
     rows = []
+    sums = {name: np.zeros(2, int) for name in detectors}
     for source, pictures in sources.items():
         found: dict[str, list[tuple[float, str]]] = {name: [] for name in detectors}
         n_pictures = 0
@@ -384,17 +409,25 @@ def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
             for name, detector in detectors.items():
                 found[name] += [(score, picture) for score in detector.detect(image).scores]
         for name, faces in found.items():
-            n_false = sum(score >= DetectorOptions().threshold for score, _ in faces)
+            n_false = sum(bool(score >= DetectorOptions().threshold) for score, _ in faces)
             largest = sorted(faces, reverse=True)[:5]
             margin = ", ".join(f"{score:.2f} {picture}" for score, picture in largest)
-            rate = percent(n_false, n_pictures)
-            rows.append([source, str(n_pictures), name, str(n_false), rate, margin or f"< {LOW}"])
+            rows.append([*false_cells(source, name, n_false, n_pictures), margin or f"< {LOW}"])
+            sums[name] += n_false, n_pictures
             if name == arguments.candidate.stem:
-                per_100 = round(100 * n_false / max(1, n_pictures), 2)
-                summaries[source] = {"false_per_100": per_100, "pictures": n_pictures}
-    header = ["where", "pictures", "detector", "false faces", "per 100", "largest scores"]
+                per_100, between = rates(n_false, n_pictures)
+                summaries[source] = {"false_per_100": per_100, "false_per_100_ci": between}
+                summaries[source] |= {"false": n_false, "pictures": n_pictures}
+    rows += [[*false_cells("all", name, *sums[name]), ""] for name in detectors]
+    header = ["where", "pictures", "detector", "false faces", "per 100", "95 %", "largest scores"]
     table("False faces of any size", header, rows)
     return summaries
+
+
+def false_cells(source: str, detector: str, n_false: int, n_pictures: int) -> list[str]:
+    per_100, (low, high) = rates(n_false, n_pictures)
+    counts = [source, str(n_pictures), detector, str(n_false)]
+    return [*counts, f"{per_100:.1f}", f"{low:.1f} to {high:.1f}"]
 
 
 def sample(path: Path, split: str | None) -> list[np.ndarray]:
@@ -531,13 +564,7 @@ def detecting(detector: Detector, image: np.ndarray) -> Callable[[], object]:
     return lambda: detector.detect(image)
 
 
-def speed_row(title: list[str], ways: dict[str, Callable[[], object]], base: str) -> list[str]:
-    times = milliseconds(ways)
-    cells = [f"{value:.2f} ({value / times[base]:.2f})" for value in times.values()]
-    return [*title, *cells]
-
-
-def show_speed(arguments: argparse.Namespace) -> None:
+def show_speed(arguments: argparse.Namespace) -> dict[str, Any]:
     files = detector_files(arguments)
     table(
         "Sizes",
@@ -546,7 +573,15 @@ def show_speed(arguments: argparse.Namespace) -> None:
     )
     base = (arguments.fast or arguments.reference).stem
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows = []
+    rows, ratios = [], list[dict[str, Any]]()
+
+    def time_in_turn(size: str, what: str, ways: dict[str, Callable[[], object]]) -> None:
+        times = milliseconds(ways)
+        cells = [f"{value:.2f} ({value / times[base]:.2f})" for value in times.values()]
+        rows.append([size, what, *cells])
+        ratio = round(times[arguments.candidate.stem] / times[base], 3)
+        ratios.append({"canvas": size, "what": what, f"time over {base}'s": ratio})
+
     for canvas in CANVASES:
         size = f"{canvas[0]}×{canvas[1]}"
         for n_threads, label in ((1, "network, 1 thread"), (0, "network, all threads")):
@@ -556,12 +591,13 @@ def show_speed(arguments: argparse.Namespace) -> None:
                 fixed = ", ".join(name for name in ways if name not in fitting)
                 print(f"\n{size}: the input of {fixed} has another size; not timed.")
                 continue
-            rows.append(speed_row([size, label], fitting, base))
+            time_in_turn(size, label, fitting)
         image = scene(arguments.videos, canvas)
         detectors = {path.stem: detecting(Detector(path), image) for path in files}
-        rows.append(speed_row([size, "Detector.detect"], detectors, base))
+        time_in_turn(size, "Detector.detect", detectors)
     title = f"ms per call (ratio to {base}), {platform.machine()} with {n_cores} cores"
     table(title, ["canvas", "what", *(path.stem for path in files)], rows)
+    return {"speed": ratios}
 
 
 def detector_files(arguments: argparse.Namespace) -> list[Path]:
@@ -601,17 +637,23 @@ def main() -> None:
     check(arguments)
     warnings.simplefilter("ignore")  # insightface warns about its dependencies
     try:
-        metrics: dict[str, Any] = {}
+        metrics: dict[str, Any] = {
+            role: {"name": path.stem, "sha256": sha256(path)}
+            for role, path in (
+                ("candidate", arguments.candidate),
+                ("reference", arguments.reference),
+            )
+        }
         if "agreement" in arguments.parts:
             metrics |= show_agreement(arguments)
         if "false" in arguments.parts:
             metrics |= show_false(arguments)
-        if arguments.json:
-            write_json(arguments.json, metrics)
         if "faces" in arguments.parts and arguments.faces:
             show_faces(arguments)
         if "speed" in arguments.parts:
-            show_speed(arguments)
+            metrics |= show_speed(arguments)
+        if arguments.json:
+            write_json(arguments.json, metrics)
     except VaferError as error:
         raise SystemExit(str(error)) from error
 

@@ -24,6 +24,10 @@ class Server:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def do_CONNECT(self) -> None:
+                outer.asked.append(f"CONNECT {self.path}")
+                self.send_error(502, "nobody there")
+
             def log_message(self, *args: object) -> None:
                 pass
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tests.servers import Server, serving
 from vafer import catalogue, pulling, remote, store
 from vafer.catalogue import detector_card, entries, info, short_scores
+from vafer.cli import app
 from vafer.convert import ENCODER, REGRESSOR
 from vafer.errors import ModelError, UsageError
 from vafer.model import AVNet, load_model
@@ -230,6 +232,18 @@ def test_info_of_detectors(shared: Path, yunet: Path, tmp_path: Path) -> None:
         onnx.save(model, path)
         with pytest.raises(ModelError, match="its card is"):
             detector_card(path)
+
+
+def test_the_card_in_words(shared: Path) -> None:
+    shown = CliRunner().invoke(app, ["models", "info", store.DEFAULT_MODEL, "--card"])
+    assert shown.exit_code == 0
+    assert shown.output.strip() == info(store.DEFAULT_MODEL).text.strip()
+    assert "add --card" in CliRunner().invoke(app, ["models", "info", store.DEFAULT_MODEL]).output
+    yunet = str(shared / "models" / "yunet_n_dynamic.onnx")
+    assert "add --card" not in CliRunner().invoke(app, ["models", "info", yunet]).output
+    refused = CliRunner().invoke(app, ["models", "info", yunet, "--card"])
+    assert refused.exit_code == 2
+    assert "nobody wrote a card" in refused.output
 
 
 def test_info_of_what_is_not_here_says_what_pull_would_do(home: Path) -> None:

@@ -3,7 +3,11 @@
 import hashlib
 import subprocess
 from collections.abc import Iterator
+from http.client import HTTPMessage
+from io import BytesIO
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request
 
 import pytest
 
@@ -99,3 +103,42 @@ def test_the_proxy_of_the_environment_is_used(
         download(RemoteFile(url, BLOB), tmp_path / "f")
         assert proxy.asked == [url]
     assert sha256(tmp_path / "f") == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_a_proxy_is_asked_for_a_tunnel_to_an_https_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        with pytest.raises(ModelError, match=r"models\.invalid/f: .*Tunnel connection failed: 502"):
+            download(RemoteFile("https://models.invalid/f", BLOB), tmp_path / "f")
+        assert proxy.asked == ["CONNECT models.invalid:443"]
+
+
+def test_who_speaks_no_tls_is_not_believed(server: Server, tmp_path: Path) -> None:
+    server.serve("/f", CONTENT)
+    with pytest.raises(ModelError, match="SSL"):
+        download(RemoteFile(f"{server.url}/f".replace("http:", "https:"), BLOB), tmp_path / "f")
+    assert server.asked == []
+
+
+def test_no_redirect_leads_from_https_to_http() -> None:
+    redirects = module._WebRedirects()
+    for old, new, is_followed in (
+        ("https", "https", True),
+        ("https", "http", False),
+        ("http", "http", True),
+        ("http", "https", True),
+        ("http", "ftp", False),
+    ):
+        request = Request(f"{old}://models.invalid/f")
+        rest = (BytesIO(), 302, "Found", HTTPMessage(), f"{new}://models.invalid/g")
+        if is_followed:
+            followed = redirects.redirect_request(request, *rest)
+            assert followed is not None
+            assert followed.full_url == f"{new}://models.invalid/g"
+        else:
+            with pytest.raises(URLError, match="redirects to"):
+                redirects.redirect_request(request, *rest)

@@ -10,7 +10,8 @@ import pytest
 from typer.main import get_command
 
 import vafer
-from vafer import cli, store
+from vafer import catalogue, cli, store
+from vafer.catalogue import detector_card
 from vafer.model import load_model
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.table import SCHEMA, VIDEOS_SCHEMA
@@ -125,3 +126,36 @@ def test_every_embedded_model_loads_and_has_its_card() -> None:
                 assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in card, (row, score)
         assert metrics["expressions"]
         assert metrics["groups"]
+
+
+def test_every_card_is_in_its_file() -> None:
+    """After a change: `python -m train.embed FILE NAME`, and for a detector `search.AGREES`."""
+    for name in (*store.embedded_models(), *store.embedded_detectors()):
+        text = next(store.WEIGHTS.glob(f"{name}.md")).read_text(encoding="utf-8")
+        assert catalogue.info(name).text == text, name
+        for said in ("What it is not", "licence", "```", "decide anything about a person"):
+            assert said in text, (name, said)
+
+
+def test_a_detectors_card_says_what_its_file_holds() -> None:
+    for name in store.embedded_detectors():
+        path = store.WEIGHTS / f"{name}.onnx"
+        card, metrics = path.with_suffix(".md").read_text(), detector_card(path)["metrics"]
+        for kind in ("held out", "trained on"):
+            found = metrics[kind]
+            low, high = (f"{100 * value:.1f}" for value in found["recall_ci"])
+            share, n_faces = f"{100 * found['recall']:.1f}", found["faces"]
+            in_words = f"{share} % [{low}, {high}] of {n_faces} faces"
+            assert in_words in card or f"| all | {n_faces} | {share} [{low}, {high}] |" in card
+        for row in metrics["held out"]["recordings"]:
+            low, high = (f"{100 * value:.1f}" for value in row["recall_ci"])
+            share = "100" if row["recall"] == 1 else f"{100 * row['recall']:.1f} [{low}, {high}]"
+            near = f"{row['mean_iou']:.3f} | {row['landmark_error_median']:.3f}".replace("0.", ".")
+            recording = row["recording"].split(".")[0]
+            assert f"| {recording} | {row['faces']} | {share} | {near} |" in card
+        false = [found for found in metrics.values() if "false_per_100" in found]
+        assert len(false) == 4
+        for found in false:
+            of_100, (low, high) = found["false_per_100"], found["false_per_100_ci"]
+            shown = f"{of_100:.1f} [{low:.1f}, {high:.1f}]" if of_100 else f"0 [0, {high:.1f}]"
+            assert f"| {found['pictures']} | {found['false']} | {shown} |" in card

@@ -189,7 +189,7 @@ def annotate(
             "origin": chosen_model.origin,
         },
         "detector": {
-            "name": chosen_detector.path.stem,
+            "name": chosen_detector.name,
             "sha256": pipeline.detector.sha256,
             "origin": chosen_detector.origin,
         },

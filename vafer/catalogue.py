@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -39,12 +39,13 @@ class Entry:
 class Info:
     """What a file, or what could be pulled, is: facts in words, then what its card holds.
 
-    training, metrics: free-form, as in `ModelCard`.
+    training, metrics, text: as in `ModelCard`.
     """
 
     facts: dict[str, str]
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
 
 
 def entries() -> list[Entry]:
@@ -236,6 +237,7 @@ def _model_info(path: Path, where: str = "file") -> Info:
         },
         card.training,
         card.metrics,
+        card.text,
     )
 
 
@@ -268,13 +270,14 @@ def _detector_info(path: Path, where: str = "file") -> Info:
         },
         card.get("training", {}),
         card.get("metrics", {}),
+        str(card.get("text", "")),
     )
 
 
 def _pack_info(pack: Pack, path: Path) -> Info:
     found = _detector_info(path, "cached")
     facts = {**found.facts, "name": pack.name, "licence": f"{pack.licence} ({pack.terms})"}
-    return Info(facts, found.training, found.metrics)
+    return replace(found, facts=facts)
 
 
 def _remote_info(item: Pack | Pair) -> Info:

@@ -487,6 +487,13 @@ def model_info(
             show_default=False,
         ),
     ],
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="The card that its file holds: data, procedure, scores, what it is not for.",
+        ),
+    ] = False,
 ) -> None:
     """Show what a model or detector is: licence, input, what it was trained on, its scores.
 
@@ -495,7 +502,10 @@ def model_info(
     with _errors_shown():
         from vafer.catalogue import info
 
-        console.show_info(info(name))
+        found = info(name)
+        if card and not found.text:
+            raise UsageError(f"{name}: nobody wrote a card into its file; see it without --card")
+        (console.show_card if card else console.show_info)(found)
 
 
 @models.command("pull")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -352,25 +353,39 @@ def show_info(info: "Info") -> None:
             stdout.print(f"\n{title}", style="bold")
             for line in _tree(values, "  "):
                 stdout.print(line, markup=False)
+    if info.text:
+        stdout.print("\nWhat it was made from and is not for, in words: add --card", markup=False)
+
+
+def show_card(info: "Info") -> None:
+    """Print the card in words: laid out on a terminal, as the Markdown that it is to a pipe."""
+    if stdout.is_terminal:
+        stdout.print(Markdown(info.text))
+    else:
+        stdout.print(info.text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
     """What a card holds, a line each; numbers that belong together share one."""
     for key, value in values.items():
         name = _printable(str(key))
-        if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        if _is_table(value):
             yield f"{indent}{name}"
             yield from (f"{indent}  {_row(row)}" for row in value)
         elif not isinstance(value, Mapping):
             # An interval stands behind what it is of.
             if not key.endswith("_ci") or key.removesuffix("_ci") not in values:
                 yield f"{indent}{name}  {_leaf(value, values.get(f'{key}_ci'))}"
-        elif any(isinstance(v, str | Mapping) for v in value.values()) or not value:
+        elif any(isinstance(v, str | Mapping) or _is_table(v) for v in value.values()) or not value:
             yield f"{indent}{name}"
             yield from _tree(value, f"{indent}  ")
         else:
             numbers = ", ".join(line.replace("  ", " ") for line in _tree(value, ""))
             yield f"{indent}{name}  {numbers}"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def _row(row: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ import torch
 from vafer.crops import CropSpec
 from vafer.download import git_blob_id
 from vafer.errors import ModelError, OutputError, UsageError
-from vafer.model import AVNet, ModelCard, save_model
+from vafer.model import AVNet, ModelCard, save_model, weights_sha256
 from vafer.remote import CAF_ALEXNET, CAF_REPOSITORY
 
 CROP = CropSpec(kind="box", size=224, margin=0.2)
@@ -66,7 +66,7 @@ def convert(encoder: Path, regressor: Path, out: Path) -> None:
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_model(out, net, _card(out.stem, encoder, regressor))
+        save_model(out, net, _card(out.stem, encoder, regressor, weights_sha256(net.state_dict())))
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from error
 
@@ -78,7 +78,7 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"{out} is there already. Name another file, or remove it first")
 
 
-def _card(name: str, encoder: Path, regressor: Path) -> ModelCard:
+def _card(name: str, encoder: Path, regressor: Path, weights: str) -> ModelCard:
     blobs = {"encoder": git_blob_id(encoder), "regressor": git_blob_id(regressor)}
     is_published = blobs == {
         "encoder": CAF_ALEXNET.encoder_blob,
@@ -87,6 +87,7 @@ def _card(name: str, encoder: Path, regressor: Path) -> ModelCard:
     training: dict[str, Any] = {
         "source": f"{CAF_REPOSITORY}, demonstration/weights" if is_published else "not known",
         "git_blob_ids": blobs,
+        "weights_sha256": weights,
     }
     if is_published:
         training["sets"] = "Aff-Wild and AFEW-VA, for demonstration only: demonstration/README.md"

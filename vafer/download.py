@@ -99,7 +99,8 @@ def _fetch(file: RemoteFile, path: Path) -> str | None:
 
 
 class _WebRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects as urllib does, at most ten and no loop, but only to http and https."""
+    """Follows redirects as urllib does, at most ten and no loop, but only to http and https, and
+    never from https to http."""
 
     def redirect_request(
         self,
@@ -110,6 +111,7 @@ class _WebRedirects(urllib.request.HTTPRedirectHandler):
         headers: HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            raise URLError(f"redirects to {newurl}, expected http or https")
+        expected = ("https",) if urlsplit(req.full_url).scheme == "https" else ("http", "https")
+        if urlsplit(newurl).scheme not in expected:
+            raise URLError(f"redirects to {newurl}, expected {' or '.join(expected)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

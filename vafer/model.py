@@ -4,6 +4,7 @@ Architecture: Kim & Song, "Contrastive Adversarial Learning for Person Independe
 Recognition", AAAI 2021. The critic exists in training only and is never in a model file.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -68,6 +69,7 @@ class ModelCard:
     """What a model file says of itself besides its weights; all of it fits into JSON.
 
     training: data sets, folds and hashed subject ids, procedure. metrics: held-out scores, by set.
+    text: the card for people, Markdown; empty where nobody wrote one.
     """
 
     name: str
@@ -77,6 +79,7 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
+    text: str = ""
 
 
 class Model:
@@ -119,6 +122,15 @@ def save_model(
         metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
     )
     write_whole(path, lambda file: file.write_bytes(data))
+
+
+def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a state dict: of each weight's name, type, shape and bytes, by name."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_card(path: Path) -> ModelCard:

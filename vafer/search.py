@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "e8f951cc30e30db9d51c34582724cc3ac3d49a39558b41f37c2a081831a00e30",  # vafer-faces
+    "79df6ed09ac02caf1d1ebcb6225bac26dd70220325311b6fd4d9f7ba5afe4bd6",  # vafer-faces
 }
 
 

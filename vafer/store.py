@@ -177,14 +177,18 @@ def _damage(item: Pack | Pair, path: Path) -> str | None:
         return (
             None if found == item.file_sha256 else f"SHA-256 {found}, expected {item.file_sha256}"
         )
-    from vafer.model import read_card  # which imports PyTorch
+    from vafer.model import load_model, weights_sha256  # which imports PyTorch
 
     try:
-        blobs = read_card(path).training.get("git_blob_ids")
+        model = load_model(path)
     except ModelError as error:
         return str(error)
+    blobs = model.card.training.get("git_blob_ids")
     expected = {"encoder": item.encoder_blob, "regressor": item.regressor_blob}
-    return None if blobs == expected else f"made from git blobs {blobs}, expected {expected}"
+    if blobs != expected:
+        return f"made from git blobs {blobs}, expected {expected}"
+    found, promised = weights_sha256(model.net.state_dict()), model.card.training["weights_sha256"]
+    return None if found == promised else f"weights of SHA-256 {found}, expected {promised}"
 
 
 def _pulled(item: Pack | Pair, on_notice: Callable[[str], None]) -> Path:

@@ -10,11 +10,18 @@ import torch
 from train.detector.export import export
 from train.detector.network import FaceNet
 from train.embed import embed
-from vafer.catalogue import detector_card
+from vafer.catalogue import detector_card, info
 from vafer.errors import UsageError
 from vafer.model import load_model, save_model
 
 METRICS = {"fer_test": {"valence": {"ccc": 0.7}}}
+TEXT = "# A card\n\nNot for **α** decisions.\n"
+
+
+@pytest.fixture(autouse=True)
+def cards(tmp_path: Path) -> None:
+    for name in ("small", "finder"):
+        (tmp_path / f"{name}.md").write_text(TEXT, encoding="utf-8")
 
 
 def test_a_model_is_stored_in_half_precision(untrained: Path, tmp_path: Path) -> None:
@@ -25,6 +32,7 @@ def test_a_model_is_stored_in_half_precision(untrained: Path, tmp_path: Path) ->
     assert (after.card.name, after.card.licence) == ("small", "Apache-2.0")
     assert after.card.metrics == METRICS
     assert after.card.training == before.card.training
+    assert after.card.text == TEXT
     crops = torch.rand(4, 3, 64, 64) * 255
     torch.testing.assert_close(after.predict(crops), before.predict(crops), atol=5e-3, rtol=0)
 
@@ -43,11 +51,31 @@ def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:
     path = embed(source, "finder", METRICS, tmp_path)
     assert detector_card(path) == {
         "name": "finder", "licence": "Apache-2.0", "metrics": METRICS, "training": {"steps": 3},
+        "text": TEXT,
     }  # fmt: skip
     graphs = [onnx.load_model(file).graph.SerializeToString() for file in (source, path)]
     assert graphs[0] == graphs[1]
 
 
-def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+def test_a_card_is_renewed_in_place(untrained: Path, tmp_path: Path) -> None:
+    export(FaceNet(), tmp_path / "detector.onnx", {"training": {"steps": 3}})
+    paths = [
+        embed(untrained, "small", METRICS, tmp_path),
+        embed(tmp_path / "detector.onnx", "finder", METRICS, tmp_path),
+    ]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        assert embed(path, path.stem, {}, tmp_path) == path
+    assert [path.read_bytes() for path in paths] == before
+    for path in paths:
+        path.with_suffix(".md").write_text("# New\n")
+        assert info(str(embed(path, path.stem, {"b": {"n": 1}}, tmp_path))).text == "# New\n"
+        assert info(str(path)).metrics == {**METRICS, "b": {"n": 1}}
+
+
+def test_what_has_no_card_or_is_of_another_kind_is_refused(untrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nameless\.md"):
+        embed(untrained, "nameless", {}, tmp_path)
+    assert not (tmp_path / "nameless.safetensors").exists()
     with pytest.raises(UsageError, match=r"expected a \.safetensors or an \.onnx file"):
-        embed(tmp_path / "last.pt", "x", {}, tmp_path)
+        embed(tmp_path / "last.pt", "small", {}, tmp_path)
