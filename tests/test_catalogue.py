@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.servers import Server, serving
-from vafer import catalogue, pulling, remote, store
+from vafer import catalogue, console, pulling, remote, store
 from vafer.catalogue import detector_card, entries, info, short_scores
 from vafer.cli import app
 from vafer.convert import ENCODER, REGRESSOR
@@ -243,7 +245,43 @@ def test_the_card_in_words(shared: Path) -> None:
     assert "add --card" not in CliRunner().invoke(app, ["models", "info", yunet]).output
     refused = CliRunner().invoke(app, ["models", "info", yunet, "--card"])
     assert refused.exit_code == 2
-    assert "nobody wrote a card" in refused.output
+    assert "no card in words" in refused.output
+
+
+def test_a_foreign_card_can_neither_move_the_cursor_nor_end_the_command(
+    shared: Path, tmp_path: Path
+) -> None:
+    model, path = onnx.load(shared / "models" / "scrfd_500m.onnx"), tmp_path / "evil.onnx"
+    card = {
+        "name": "\x1b[1m",
+        "text": "# \x1b[31mred\x1b]0;title\x07\nsecond",
+        "metrics": {"\x1b": 1},
+    }
+    onnx.helper.set_model_props(model, {"vafer": json.dumps(card)})
+    onnx.save(model, path)
+    for options in ((), ("--card",)):
+        shown = CliRunner().invoke(app, ["models", "info", str(path), *options])
+        assert shown.exit_code == 0
+        assert "\x1b" not in shown.output
+    assert "\\x1b[31mred" in shown.output
+    assert shown.output.endswith("\nsecond\n")
+    for wrong in ({"training": [1, 2]}, {"metrics": "x"}, {"text": 7}):
+        onnx.helper.set_model_props(model, {"vafer": json.dumps(wrong)})
+        onnx.save(model, path)
+        refused = CliRunner().invoke(app, ["models", "info", str(path)])
+        assert refused.exit_code == 2
+        assert f"{next(iter(wrong))} in its card is" in refused.output
+
+
+def test_a_card_is_wrapped_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Console(file=io.StringIO(), force_terminal=True, width=80, soft_wrap=True)
+    monkeypatch.setattr(console, "stdout", shown)
+    console.show_card(info(store.DEFAULT_DETECTOR))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.file.getvalue())
+    assert max(map(len, plain.splitlines())) <= 80
+    assert "Do not use it to watch people or to decide anything about a person." in " ".join(
+        plain.split()
+    )
 
 
 def test_info_of_what_is_not_here_says_what_pull_would_do(home: Path) -> None:

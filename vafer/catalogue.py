@@ -78,6 +78,8 @@ def info(name_or_path: str) -> Info:
     path = Path(name_or_path)
     if (path / "model.safetensors").is_file():
         path /= "model.safetensors"
+    if path.is_dir():
+        raise UsageError(f"{name_or_path} is a folder without a model.safetensors: no run folder")
     if not path.is_file():
         names = ", ".join(entry.name for entry in entries())
         raise UsageError(
@@ -208,6 +210,16 @@ def _file_facts(name: str, kind: str, where: str, path: Path) -> dict[str, str]:
     }
 
 
+def _checked(path: Path, found: Info) -> Info:
+    """The same, if its card is of the shape that is expected. Raises ModelError."""
+    for name, kind in (("training", dict), ("metrics", dict), ("text", str)):
+        value = getattr(found, name)
+        if not isinstance(value, kind):
+            expected = "text" if kind is str else "a JSON object"
+            raise ModelError(f"{path}: {name} in its card is {value!r:.40}, expected {expected}")
+    return found
+
+
 def _model_info(path: Path, where: str = "file") -> Info:
     from safetensors import safe_open
 
@@ -226,7 +238,7 @@ def _model_info(path: Path, where: str = "file") -> Info:
         else f"square around the detector's box, its longer side × {1 + crop.margin:g}"
     )
     is_default = where == "embedded" and path.stem == store.DEFAULT_MODEL
-    return Info(
+    found = Info(
         {
             **_file_facts(card.name, "model", _where(where, is_default), path),
             "licence": card.licence,
@@ -239,6 +251,7 @@ def _model_info(path: Path, where: str = "file") -> Info:
         card.metrics,
         card.text,
     )
+    return _checked(path, found)
 
 
 def _triple(values: tuple[float, float, float]) -> str:
@@ -256,7 +269,7 @@ def _detector_info(path: Path, where: str = "file") -> Info:
     detector = Detector(path)
     size = detector.fixed_input
     is_default = where == "embedded" and path.stem == store.DEFAULT_DETECTOR
-    return Info(
+    found = Info(
         {
             **_file_facts(
                 str(card.get("name", path.stem)), "detector", _where(where, is_default), path
@@ -270,8 +283,9 @@ def _detector_info(path: Path, where: str = "file") -> Info:
         },
         card.get("training", {}),
         card.get("metrics", {}),
-        str(card.get("text", "")),
+        card.get("text", ""),
     )
+    return _checked(path, found)
 
 
 def _pack_info(pack: Pack, path: Path) -> Info:

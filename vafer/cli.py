@@ -504,7 +504,7 @@ def model_info(
 
         found = info(name)
         if card and not found.text:
-            raise UsageError(f"{name}: nobody wrote a card into its file; see it without --card")
+            raise UsageError(f"{name}: there is no card in words; see it without --card")
         (console.show_card if card else console.show_info)(found)
 
 

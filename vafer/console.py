@@ -359,10 +359,11 @@ def show_info(info: "Info") -> None:
 
 def show_card(info: "Info") -> None:
     """Print the card in words: laid out on a terminal, as the Markdown that it is to a pipe."""
+    text = "\n".join(map(_printable, info.text.splitlines()))
     if stdout.is_terminal:
-        stdout.print(Markdown(info.text))
+        stdout.print(Markdown(text, hyperlinks=False), soft_wrap=False)
     else:
-        stdout.print(info.text, markup=False, highlight=False, soft_wrap=True)
+        stdout.print(text, markup=False)
 
 
 def _tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
