@@ -468,7 +468,9 @@ def faces_row(
     ]
 
 
-def show_faces(arguments: argparse.Namespace) -> None:
+def show_faces(arguments: argparse.Namespace) -> dict[str, Any]:
+    if not arguments.faces:
+        return {}
     candidate, reference = Detector(arguments.candidate), Detector(arguments.reference)
     rows = []
     files = {"FER2013, test": ("fer2013.parquet", "test"), "LFW": ("lfw_expressions.parquet", None)}
@@ -487,6 +489,7 @@ def show_faces(arguments: argparse.Namespace) -> None:
         true, ours = reference.detect(six), candidate.detect(six)
         n_found = (match(true, ours)[0] >= 0).sum()
         print(f"\nsix_faces.jpg: {len(ours)} faces; {n_found} of the reference's {len(true)}.")
+    return {}
 
 
 def size_of(path: Path) -> list[str]:
@@ -644,16 +647,16 @@ def main() -> None:
                 ("reference", arguments.reference),
             )
         }
-        if "agreement" in arguments.parts:
-            metrics |= show_agreement(arguments)
-        if "false" in arguments.parts:
-            metrics |= show_false(arguments)
-        if "faces" in arguments.parts and arguments.faces:
-            show_faces(arguments)
-        if "speed" in arguments.parts:
-            metrics |= show_speed(arguments)
-        if arguments.json:
-            write_json(arguments.json, metrics)
+        for part, show in (
+            ("agreement", show_agreement),
+            ("false", show_false),
+            ("faces", show_faces),
+            ("speed", show_speed),
+        ):
+            if part in arguments.parts:
+                metrics |= show(arguments)
+                if arguments.json:
+                    write_json(arguments.json, metrics)
     except VaferError as error:
         raise SystemExit(str(error)) from error
 

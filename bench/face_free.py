@@ -4,7 +4,7 @@
 
 FOLDER holds pictures, in folders of it too; OUT gets them as 000.jpg and so on, by path. Of
 pictures that look alike at 8 × 8 grey pixels, as one in several resolutions does, the first is
-kept. Whether they are free of faces is for you to see. A card says which it is judged on.
+kept. Whether they are free of faces is for you to see.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from vafer.pictures import PICTURE_SUFFIXES
+from vafer.pictures import PICTURE_SUFFIXES, read_picture
 
 SIDE = 960  # pixels
 COARSE, LEVELS = 8, 24  # side of what is compared, and grey levels that count as one
@@ -28,10 +28,14 @@ def main() -> None:
         for path in arguments.folder.rglob("*")
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_symlink()
     )
+    if not paths:
+        raise SystemExit(f"{arguments.folder} holds no pictures: expected a folder of some")
+    if arguments.out.exists():
+        raise SystemExit(f"{arguments.out} is there already: name another folder")
     arguments.out.mkdir(parents=True)
     seen = set[bytes]()
     for path in paths:
-        picture = cv2.imread(str(path))
+        picture = read_picture(path)
         if picture is None:
             print(f"{path} cannot be read and is left out")
             continue
@@ -39,10 +43,10 @@ def main() -> None:
         if scale < 1:
             how = cv2.INTER_AREA
             picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
-        grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         coarse = cv2.resize(grey, (COARSE, COARSE), interpolation=cv2.INTER_AREA) // LEVELS
         if coarse.tobytes() not in seen:
-            cv2.imwrite(str(arguments.out / f"{len(seen):03}.jpg"), picture)
+            cv2.imwrite(str(arguments.out / f"{len(seen):03}.jpg"), picture[..., ::-1])
             seen.add(coarse.tobytes())
     print(f"{len(seen)} pictures of {len(paths)} files")
 

@@ -22,7 +22,7 @@ from vafer.catalogue import detector_card, entries, info, short_scores
 from vafer.cli import app
 from vafer.convert import ENCODER, REGRESSOR
 from vafer.errors import ModelError, UsageError
-from vafer.model import AVNet, load_model
+from vafer.model import AVNet, load_model, save_model
 
 
 def saved(state: dict[str, torch.Tensor]) -> bytes:
@@ -154,6 +154,22 @@ def test_a_damaged_cached_model_is_refused_and_listed(
     (found,) = (entry for entry in entries() if entry.name == "caf-alexnet")
     assert found.where == "cached"
     assert "Delete it" in str(found.problem)
+
+
+def test_a_cached_model_with_a_flipped_weight_is_refused(
+    server: Server, pair: remote.Pair, home: Path
+) -> None:
+    path = store.find_model("caf-alexnet")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"weights of SHA-256 .*Delete it and run"):
+        store.find_model("caf-alexnet")
+    model = load_model(path)
+    del model.card.training["weights_sha256"]
+    save_model(path, model.net, model.card)
+    with pytest.raises(ModelError, match=r"expected None.*Delete it and run"):
+        store.find_model("caf-alexnet")
 
 
 def test_a_cached_model_of_other_weights_is_refused(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -27,8 +26,8 @@ EXPLAINED = {  # scores of the list
 }
 SHORT_LIST = 5  # longer ones of a card are shown as their length
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 @contextmanager
@@ -359,6 +358,8 @@ def show_info(info: "Info") -> None:
 
 def show_card(info: "Info") -> None:
     """Print the card in words: laid out on a terminal, as the Markdown that it is to a pipe."""
+    from rich.markdown import Markdown
+
     text = "\n".join(map(_printable, info.text.splitlines()))
     if stdout.is_terminal:
         stdout.print(Markdown(text, hyperlinks=False), soft_wrap=False)

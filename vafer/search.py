@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "79df6ed09ac02caf1d1ebcb6225bac26dd70220325311b6fd4d9f7ba5afe4bd6",  # vafer-faces
+    "ab6b0b164da8913025c82ba1d8aeab78ce8b92c2c9ac2c6048261bcd8a0f807a",  # vafer-faces
 }
 
 

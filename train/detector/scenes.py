@@ -706,7 +706,7 @@ def _line(rng: np.random.Generator, length: int) -> str:
 
 @lru_cache(maxsize=64)
 def _font(file: Path, size: int) -> ImageFont.FreeTypeFont:
-    # The layout that every Pillow has: scenes are the same wherever they are made.
+    # The layout that every Pillow has; the other needs libraries that some machines lack.
     return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
 
 
