@@ -468,9 +468,7 @@ def faces_row(
     ]
 
 
-def show_faces(arguments: argparse.Namespace) -> dict[str, Any]:
-    if not arguments.faces:
-        return {}
+def show_faces(arguments: argparse.Namespace) -> None:
     candidate, reference = Detector(arguments.candidate), Detector(arguments.reference)
     rows = []
     files = {"FER2013, test": ("fer2013.parquet", "test"), "LFW": ("lfw_expressions.parquet", None)}
@@ -489,7 +487,6 @@ def show_faces(arguments: argparse.Namespace) -> dict[str, Any]:
         true, ours = reference.detect(six), candidate.detect(six)
         n_found = (match(true, ours)[0] >= 0).sum()
         print(f"\nsix_faces.jpg: {len(ours)} faces; {n_found} of the reference's {len(true)}.")
-    return {}
 
 
 def size_of(path: Path) -> list[str]:
@@ -647,16 +644,20 @@ def main() -> None:
                 ("reference", arguments.reference),
             )
         }
-        for part, show in (
-            ("agreement", show_agreement),
-            ("false", show_false),
-            ("faces", show_faces),
-            ("speed", show_speed),
-        ):
-            if part in arguments.parts:
-                metrics |= show(arguments)
-                if arguments.json:
-                    write_json(arguments.json, metrics)
+
+        def keep(found: dict[str, Any]) -> None:
+            metrics.update(found)
+            if arguments.json:
+                write_json(arguments.json, metrics)
+
+        if "agreement" in arguments.parts:
+            keep(show_agreement(arguments))
+        if "false" in arguments.parts:
+            keep(show_false(arguments))
+        if "faces" in arguments.parts and arguments.faces:
+            show_faces(arguments)
+        if "speed" in arguments.parts:
+            keep(show_speed(arguments))
     except VaferError as error:
         raise SystemExit(str(error)) from error
 
