@@ -3,20 +3,29 @@
     python bench/memory.py VIDEO DETECTOR.onnx [--minutes 6 60] [--json FILE]
 
 VIDEO is repeated without being encoded anew until it lasts so many minutes, and annotated by the
-command, every frame. Memory is what the processes hold together, shared pages counted once (PSS),
-looked at twice a second. Linux; needs ffmpeg.
+command, every frame. Memory is what the processes hold together, shared pages counted once, looked
+at twice a second. Linux; needs ffmpeg.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 LOOK_EVERY_S = 0.5
+SHARED_MEMORY = (
+    "/memfd:",
+    "/dev/shm/",
+    "/dev/zero",
+    "/SYSV",
+)  # not of a disk, though mapped by name
 
 
 def lengthened(video: Path, minutes: float, folder: Path) -> Path:
@@ -37,15 +46,48 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def held_bytes(pid: int, kind: str = "Pss") -> int:
-    """Memory of a process and all below it, of one of the kinds of proc(5)'s smaps_rollup."""
+def held_bytes(pid: int) -> int:
+    """Memory that a process and all below it hold together, whatever else runs on the machine.
+
+    Pages of files, of libraries most of all, may be shared with strangers, so that PSS would depend
+    on who they are: each file counts as much as the process that has most of it in memory.
+    """
+    of_files: dict[str, int] = defaultdict(int)
+    for one in tree(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for path, size in _file_pages(Path(f"/proc/{one}/smaps").read_text()).items():
+                of_files[path] = max(of_files[path], size)
+    return own_bytes(pid) + sum(of_files.values())
+
+
+def own_bytes(pid: int) -> int:
+    """Of `held_bytes` what no file holds. What processes share counts once (PSS)."""
     total = 0
     for one in tree(pid):
         with suppress(FileNotFoundError, ProcessLookupError):
-            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
-                if line.startswith(f"{kind}:"):
-                    total += 1024 * int(line.split()[1])
+            sizes = dict(_sizes(Path(f"/proc/{one}/smaps_rollup").read_text()))
+            total += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
     return total
+
+
+def _sizes(text: str) -> Iterator[tuple[str, int]]:
+    """Names and bytes of the lines of proc(5)'s smaps that have any."""
+    for line in text.splitlines():
+        if line.endswith(" kB"):
+            key, _, kib = line[:-3].partition(":")
+            yield key, 1024 * int(kib)
+
+
+def _file_pages(smaps: str) -> dict[str, int]:
+    """Bytes of each file's pages that are in memory as they are on the disk."""
+    pages: dict[str, int] = defaultdict(int)
+    for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE)[1:]:
+        head, _, rest = mapping.partition("\n")
+        path = head.split(maxsplit=5)[5:]
+        if path and path[0].startswith("/") and not path[0].startswith(SHARED_MEMORY):
+            sizes = dict(_sizes(rest))
+            pages[path[0]] += sizes["Rss"] - sizes["Anonymous"]
+    return pages
 
 
 def peak_of(video: Path, detector: Path) -> tuple[int, float]:

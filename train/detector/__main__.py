@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="ONNX detector with landmarks")
     parser.add_argument("--scenery", type=Path, help="folder of pictures without a face")
+    parser.add_argument("--people", type=Path, help="folder of photographs of people")
     parser.add_argument("--out", type=Path, default=Path("runs/detector"))
     parser.add_argument("--cache", type=Path, help="of the labels; the run folder by default")
     parser.add_argument("--steps", type=int, default=DetectorConfig().steps)
@@ -49,12 +50,14 @@ def main() -> int:
                 arguments.videos,
                 arguments.teacher,
                 arguments.scenery,
+                arguments.people,
                 arguments.cache or arguments.out,
                 tell,
             )
             tell(
                 f"{len(material.portraits)} portraits, {len(material.frames)} frames, "
-                f"{len(material.scenery)} pictures without a face"
+                f"{len(material.scenery)} pictures without a face, "
+                f"{len(material.people)} photographs of people"
             )
             path = train_detector(
                 material,

@@ -45,6 +45,8 @@ PICTURES = (".jpg", ".jpeg", ".png")
 SCENERY_SIDE, LEAST_SCENERY = 640, 48  # longer side that pictures get, shorter one they then need
 MOST_FRAMES = 60  # of a recording, so that none outweighs the others
 LONGEST = 800  # longer side that frames are kept at
+# And photographs of people, who are small in some: these are enlarged, which finds more of them.
+LONGEST_OF_PEOPLE, MOST_ENLARGED = 1280, 2.0
 LFW_FOLDS = 5  # of which the first is held out everywhere
 
 
@@ -68,11 +70,13 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Pictures of single faces, frames with their faces, and pictures without any."""
+    """Pictures of single faces, frames with their faces, pictures without any, and photographs of
+    people, with all of their faces."""
 
     portraits: list[Labelled]
     frames: list[Labelled]
     scenery: list[Labelled]
+    people: list[Labelled]
 
 
 def load_material(
@@ -80,6 +84,7 @@ def load_material(
     videos: Path,
     teacher: Path,
     scenery: Path | None,
+    people: Path | None,
     cache: Path,
     on_progress: Callable[[str], None],
 ) -> Material:
@@ -87,7 +92,8 @@ def load_material(
 
     faces: folder of fer2013.parquet and lfw_expressions.parquet, whose test parts are left out.
     videos: folder of recordings. teacher: ONNX detector with landmarks. scenery: folder of pictures
-    without a face; those in which the teacher is sure of one are left out.
+    without a face; those in which the teacher is sure of one are left out. people: folder of
+    photographs of people; those in which it is sure of none are left out.
     """
     detector = Detector(teacher, DetectorOptions(threshold=DOUBTFUL, size=LONGEST))
     sources = [s for s in find_sources([videos]) if s.path.name not in HELD_OUT]
@@ -116,7 +122,14 @@ def load_material(
         )
         more = [picture for picture in found if not picture.sure.any()]
     empty = [_without_face(file) for file in (*map(_shipped, SCENERY), *(m.file for m in more))]
-    return Material(portraits, frames, empty)
+    groups = []
+    if people is not None:
+        close = Detector(teacher, DetectorOptions(threshold=DOUBTFUL, size=LONGEST_OF_PEOPLE))
+        found = labelled(
+            f"people-{LONGEST_OF_PEOPLE}-{_digest(people)}", partial(_people, people, close)
+        )
+        groups = [picture for picture in found if picture.sure.any()]
+    return Material(portraits, frames, empty, groups)
 
 
 def _shipped(name: str) -> bytes:
@@ -202,10 +215,22 @@ def _portraits(faces: Path, detector: Detector) -> Iterator[Labelled]:
 
 def _frames(path: Path, detector: Detector) -> Iterator[Labelled]:
     for frame in VideoReader(probe(path), sampling=Sampling(every=EVERY)):
-        picture = frame.image
-        scale = min(1.0, LONGEST / max(picture.shape[:2]))
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        found = detector.detect(picture)
-        assert found.landmarks is not None
-        _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-        yield Labelled(jpeg.tobytes(), found.boxes, found.landmarks, found.scores >= SURE)
+        yield _labelled(frame.image, min(1.0, LONGEST / max(frame.image.shape[:2])), detector)
+
+
+def _people(folder: Path, detector: Detector) -> Iterator[Labelled]:
+    for path in _pictures_in(folder):
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        if picture is not None:
+            fits = LONGEST_OF_PEOPLE / max(picture.shape[:2])
+            yield _labelled(picture, min(MOST_ENLARGED, fits), detector)
+
+
+def _labelled(picture: np.ndarray, scale: float, detector: Detector) -> Labelled:
+    """A picture, RGB, scaled, with what is found in it."""
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
+    found = detector.detect(picture)
+    assert found.landmarks is not None
+    _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return Labelled(jpeg.tobytes(), found.boxes, found.landmarks, found.scores >= SURE)

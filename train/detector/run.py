@@ -168,6 +168,7 @@ def _facts(material: Material, calls: list[dict[str, Any]]) -> dict[str, Any]:
         "frames": len(material.frames),
         "held_out": list(HELD_OUT),
         "scenery": len(material.scenery),
+        "people": len(material.people),
         "procedure": calls,
     }
 
