@@ -17,15 +17,10 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 LOOK_EVERY_S = 0.5
-SHARED_MEMORY = (
-    "/memfd:",
-    "/dev/shm/",
-    "/dev/zero",
-    "/SYSV",
-)  # not of a disk, though mapped by name
 
 
 def lengthened(video: Path, minutes: float, folder: Path) -> Path:
@@ -47,31 +42,38 @@ def tree(pid: int) -> list[int]:
 
 
 def held_bytes(pid: int) -> int:
-    """Memory that a process and all below it hold together, whatever else runs on the machine.
+    """Memory that a process and all below it hold together, however many strangers share in it.
 
-    Pages of files, of libraries most of all, may be shared with strangers, so that PSS would depend
-    on who they are: each file counts as much as the process that has most of it in memory.
+    Pages of files, of libraries most of all, are shared with whoever else maps these, so that PSS
+    would depend on them. Each file counts as much as the process that has most of it in memory:
+    a little less than the truth where two have different parts.
     """
-    of_files: dict[str, int] = defaultdict(int)
+    total, of_files = 0, defaultdict[str, int](int)
     for one in tree(pid):
         with suppress(FileNotFoundError, ProcessLookupError):
-            for path, size in _file_pages(Path(f"/proc/{one}/smaps").read_text()).items():
+            files = _file_pages(Path(f"/proc/{one}/smaps").read_text())
+            total += _not_of_files(one)
+            for path, size in files.items():
                 of_files[path] = max(of_files[path], size)
-    return own_bytes(pid) + sum(of_files.values())
+    return total + sum(of_files.values())
 
 
-def own_bytes(pid: int) -> int:
-    """Of `held_bytes` what no file holds. What processes share counts once (PSS)."""
+def held_but_for_files(pid: int) -> int:
+    """Of `held_bytes` what no file holds; of what processes share, each has its part (PSS)."""
     total = 0
     for one in tree(pid):
         with suppress(FileNotFoundError, ProcessLookupError):
-            sizes = dict(_sizes(Path(f"/proc/{one}/smaps_rollup").read_text()))
-            total += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+            total += _not_of_files(one)
     return total
 
 
+def _not_of_files(pid: int) -> int:
+    sizes = dict(_sizes(Path(f"/proc/{pid}/smaps_rollup").read_text()))
+    return sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+
+
 def _sizes(text: str) -> Iterator[tuple[str, int]]:
-    """Names and bytes of the lines of proc(5)'s smaps that have any."""
+    """Names and bytes of those lines of proc(5)'s smaps that have any."""
     for line in text.splitlines():
         if line.endswith(" kB"):
             key, _, kib = line[:-3].partition(":")
@@ -80,14 +82,25 @@ def _sizes(text: str) -> Iterator[tuple[str, int]]:
 
 def _file_pages(smaps: str) -> dict[str, int]:
     """Bytes of each file's pages that are in memory as they are on the disk."""
-    pages: dict[str, int] = defaultdict(int)
+    pages, in_memory = defaultdict[str, int](int), _memory_devices()
     for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE)[1:]:
         head, _, rest = mapping.partition("\n")
-        path = head.split(maxsplit=5)[5:]
-        if path and path[0].startswith("/") and not path[0].startswith(SHARED_MEMORY):
+        _, _, _, device, _, *path = head.split(maxsplit=5)
+        if path and path[0].startswith("/") and device not in in_memory:
             sizes = dict(_sizes(rest))
             pages[path[0]] += sizes["Rss"] - sizes["Anonymous"]
     return pages
+
+
+@cache
+def _memory_devices() -> set[str]:
+    """Devices, as smaps names them, whose files are shared memory: the kernel's own, and tmpfs."""
+    found = {"00:01"}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if " - tmpfs " in line:
+            major, minor = map(int, line.split()[2].split(":"))
+            found.add(f"{major:02x}:{minor:02x}")
+    return found
 
 
 def peak_of(video: Path, detector: Path) -> tuple[int, float]:

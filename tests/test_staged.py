@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 import vafer
-from bench.memory import own_bytes
+from bench.memory import held_but_for_files
 from tests import clips
 from vafer import annotation, staged, workers
 from vafer.annotation import Progress
@@ -219,7 +219,7 @@ def test_many_short_clips_leave_nothing_open(
     def count(progress: Progress) -> None:
         if progress.n_done in (N_CLIPS // 4, 9 * N_CLIPS // 10) and progress.n_done not in held:
             descriptors[progress.n_done] = n_descriptors()
-            held[progress.n_done] = own_bytes(os.getpid())
+            held[progress.n_done] = held_but_for_files(os.getpid())
 
     vafer.annotate(sample, workers=2, **how)  # what is opened once and kept
     before = n_descriptors()

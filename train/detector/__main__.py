@@ -1,8 +1,10 @@
 """Train the embedded face detector from scratch.
 
-    python -m train.detector --faces FACES --videos VIDEOS --teacher yunet.onnx --out runs/detector
+    python -m train.detector --faces FACES --videos VIDEOS --teacher yunet.onnx \\
+        [--scenery SCENERY] [--people PEOPLE] --out runs/detector
 
-FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names.
+FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names,
+SCENERY pictures without a face, PEOPLE photographs of people; none of what it is judged on.
 The same command goes on where it was stopped. Its ONNX file is `detector.onnx` in the run folder.
 """
 
@@ -49,10 +51,10 @@ def main() -> int:
                 arguments.faces,
                 arguments.videos,
                 arguments.teacher,
-                arguments.scenery,
-                arguments.people,
                 arguments.cache or arguments.out,
                 tell,
+                scenery=arguments.scenery,
+                people=arguments.people,
             )
             tell(
                 f"{len(material.portraits)} portraits, {len(material.frames)} frames, "

@@ -6,7 +6,7 @@ A free detector (YuNet, Apache-2.0) says where; nobody drew these boxes by hand.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -45,8 +45,8 @@ PICTURES = (".jpg", ".jpeg", ".png")
 SCENERY_SIDE, LEAST_SCENERY = 640, 48  # longer side that pictures get, shorter one they then need
 MOST_FRAMES = 60  # of a recording, so that none outweighs the others
 LONGEST = 800  # longer side that frames are kept at
-# And photographs of people, who are small in some: these are enlarged, which finds more of them.
-LONGEST_OF_PEOPLE, MOST_ENLARGED = 1280, 2.0
+# And photographs of people. Small ones are enlarged to find faces in them, which finds more.
+LONGEST_OF_PEOPLE, ENLARGED_TO_FIND = 1280, 2.0
 LFW_FOLDS = 5  # of which the first is held out everywhere
 
 
@@ -76,26 +76,28 @@ class Material:
     portraits: list[Labelled]
     frames: list[Labelled]
     scenery: list[Labelled]
-    people: list[Labelled]
+    people: list[Labelled] = field(default_factory=list)
 
 
 def load_material(
     faces: Path,
     videos: Path,
     teacher: Path,
-    scenery: Path | None,
-    people: Path | None,
     cache: Path,
     on_progress: Callable[[str], None],
+    *,
+    scenery: Path | None = None,
+    people: Path | None = None,
 ) -> Material:
     """Label everything, once; kept in `cache`. Raises UsageError where something is missing.
 
     faces: folder of fer2013.parquet and lfw_expressions.parquet, whose test parts are left out.
     videos: folder of recordings. teacher: ONNX detector with landmarks. scenery: folder of pictures
     without a face; those in which the teacher is sure of one are left out. people: folder of
-    photographs of people; those in which it is sure of none are left out.
+    photographs of people; those in which it is sure of nobody are left out. In neither may be what
+    the detector is judged on.
     """
-    detector = Detector(teacher, DetectorOptions(threshold=DOUBTFUL, size=LONGEST))
+    detector = Detector(teacher, DetectorOptions(threshold=DOUBTFUL, size=LONGEST_OF_PEOPLE))
     sources = [s for s in find_sources([videos]) if s.path.name not in HELD_OUT]
     if not sources:
         raise UsageError(f"{videos} has no recordings to train on: expected those of the card")
@@ -124,9 +126,9 @@ def load_material(
     empty = [_without_face(file) for file in (*map(_shipped, SCENERY), *(m.file for m in more))]
     groups = []
     if people is not None:
-        close = Detector(teacher, DetectorOptions(threshold=DOUBTFUL, size=LONGEST_OF_PEOPLE))
         found = labelled(
-            f"people-{LONGEST_OF_PEOPLE}-{_digest(people)}", partial(_people, people, close)
+            f"people-{LONGEST_OF_PEOPLE}-{ENLARGED_TO_FIND:g}-{_digest(people)}",
+            partial(_people, people, detector),
         )
         groups = [picture for picture in found if picture.sure.any()]
     return Material(portraits, frames, empty, groups)
@@ -215,22 +217,30 @@ def _portraits(faces: Path, detector: Detector) -> Iterator[Labelled]:
 
 def _frames(path: Path, detector: Detector) -> Iterator[Labelled]:
     for frame in VideoReader(probe(path), sampling=Sampling(every=EVERY)):
-        yield _labelled(frame.image, min(1.0, LONGEST / max(frame.image.shape[:2])), detector)
+        yield _labelled(_shrunk_to(LONGEST, frame.image), detector)
 
 
 def _people(folder: Path, detector: Detector) -> Iterator[Labelled]:
     for path in _pictures_in(folder):
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if picture is not None:
-            fits = LONGEST_OF_PEOPLE / max(picture.shape[:2])
-            yield _labelled(picture, min(MOST_ENLARGED, fits), detector)
+        if picture is not None and min(picture.shape[:2]) >= LEAST_SCENERY:
+            picture = _shrunk_to(LONGEST_OF_PEOPLE, picture)
+            scale = min(ENLARGED_TO_FIND, LONGEST_OF_PEOPLE / max(picture.shape[:2]))
+            yield _labelled(picture, detector, scale)
 
 
-def _labelled(picture: np.ndarray, scale: float, detector: Detector) -> Labelled:
-    """A picture, RGB, scaled, with what is found in it."""
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
-    found = detector.detect(picture)
+def _shrunk_to(longest: int, picture: np.ndarray) -> np.ndarray:
+    scale = min(1.0, longest / max(picture.shape[:2]))
+    size = [max(1, round(scale * side)) for side in picture.shape[1::-1]]
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def _labelled(picture: np.ndarray, detector: Detector, scale: float = 1.0) -> Labelled:
+    """A picture, RGB, with what is found in it when it is enlarged by `scale`."""
+    seen = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    found = detector.detect(seen)
     assert found.landmarks is not None
     _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return Labelled(jpeg.tobytes(), found.boxes, found.landmarks, found.scores >= SURE)
+    return Labelled(
+        jpeg.tobytes(), found.boxes / scale, found.landmarks / scale, found.scores >= SURE
+    )

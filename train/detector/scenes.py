@@ -28,13 +28,13 @@ BODIES = 0.4  # share of pasted faces that get hair, a neck and clothes, if ther
 HEAD = 0.62  # half width of a head and its half height, in widths and heights of the face's box
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
-# Share of scenes that are photographs of people, one or some side by side: nothing else shows small
-# faces with all that is around them. How many there are across and down.
-ALBUMS, ACROSS, ACROSS_SHARES = 0.22, (1, 2, 3), (0.6, 0.25, 0.15)
-MOST_ENLARGED = 1.5
+# Share of scenes that are photographs of people, one or some side by side: small faces with all
+# that is around them, which recordings show seldom. How many there are across and down, and how
+# much one is enlarged at most to make a face larger.
+ALBUMS, ACROSS, ACROSS_SHARES, MOST_ZOOM = 0.16, (1, 2, 3), (0.6, 0.25, 0.15), 1.5
 # Shares of the others. No face of pictures side by side has a pasted edge.
-MOSAICS, MOST_IN_A_ROW = 0.26, 16
-CROWDS, MOST_PEOPLE = 0.38, 24  # people before one another, and how many
+MOSAICS, MOST_IN_A_ROW = 0.3, 16
+CROWDS, MOST_PEOPLE = 0.4, 24  # people before one another, and how many
 FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where none of their faces is
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
 CLOSE_UPS, CLOSE = 0.3, 0.4  # share of the others; a face's least share of their shorter side
@@ -79,14 +79,15 @@ class Composer:
     def __init__(self, material: Material) -> None:
         self.material = material
         self._empty = [f for f in material.frames if not len(f.boxes)] + material.scenery
-        n_faces = np.array([photograph.sure.sum() for photograph in material.people])
+        self._people = [photograph for photograph in material.people if photograph.sure.any()]
+        n_faces = np.array([photograph.sure.sum() for photograph in self._people])
         self._shares = n_faces / max(1, n_faces.sum())
         self._large = [p for p in material.portraits if np.diff(p.boxes[0, ::2]) > LARGE]
 
     def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
         """One scene of this size."""
         made = _Scene(self, rng, height, width)
-        if self.material.people and rng.random() < ALBUMS:
+        if self._people and rng.random() < ALBUMS:
             made.lay_photographs()
             return made.finished()
         frames, layout, kind = self.material.frames, rng.random(), rng.random()
@@ -127,8 +128,7 @@ class Composer:
 
     def photograph(self, rng: np.random.Generator) -> Labelled:
         """Any of people, the likelier the more faces it shows."""
-        people = self.material.people
-        return people[rng.choice(len(people), p=self._shares)]
+        return self._people[rng.choice(len(self._people), p=self._shares)]
 
     def nothing(self, rng: np.random.Generator) -> np.ndarray:
         """Any picture without a face, uint8 (H, W, 3)."""
@@ -153,7 +153,8 @@ class _Scene:
     def begin_with_frame(self, frame: Labelled, least: float) -> None:
         """A frame, moved so that one of its faces, of `least` pixels or more, or else any piece of
         it, is in the scene."""
-        rng, (height, width) = self.rng, frame.picture().shape[:2]
+        rng, picture = self.rng, frame.picture()
+        height, width = picture.shape[:2]
         side = min(self.height, self.width)
         if len(frame.boxes):
             box = frame.boxes[rng.integers(len(frame.boxes))]
@@ -165,7 +166,8 @@ class _Scene:
             scale = math.exp(rng.uniform(-1.0, 0.7)) * side / min(height, width)
             at = rng.uniform(0.2, 0.8, 2) * (width, height)
         to = rng.uniform(0.15, 0.85, 2) * (self.width, self.height)
-        self._lay(frame, scale, at, to, (0, 0, self.width, self.height))
+        matrix = _similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=rng.random() < 0.5)
+        self._lay(frame, picture, matrix, (0, 0, self.width, self.height))
 
     def lay_photographs(self) -> None:
         """Photographs of people, in cells of one size, each with one of its faces."""
@@ -178,38 +180,39 @@ class _Scene:
                 self._lay_photograph(self.source.photograph(self.rng), (left, top, right, bottom))
 
     def _lay_photograph(self, photograph: Labelled, cell: tuple[int, int, int, int]) -> None:
-        rng, (height, width) = self.rng, photograph.picture().shape[:2]
+        rng, picture = self.rng, photograph.picture()
+        height, width = picture.shape[:2]
         sure = photograph.boxes[photograph.sure]
         box = sure[rng.integers(len(sure))]
         low, high = np.array(cell[:2]), np.array(cell[2:])
         side, size = (high - low).min(), float((box[2:] - box[:2]).mean())
-        most = min(0.9 * side, MOST_ENLARGED * size)
+        most = min(0.9 * side, MOST_ZOOM * size)
         scale = math.exp(rng.uniform(math.log(SMALLEST), math.log(max(SMALLEST, most)))) / size
         scale = max(scale, 0.7 * side / max(height, width))
-        at = (box[:2] + box[2:]) / 2
-        # Where it leaves as little of the cell empty as it can.
-        ends = low + scale * at, high - scale * (np.array([width, height]) - at)
+        at, mirror = (box[:2] + box[2:]) / 2, rng.random() < 0.5
+        # Where the photograph leaves as little of the cell empty as it can.
+        before = np.array([width - at[0] if mirror else at[0], at[1]])
+        ends = low + scale * before, high - scale * (np.array([width, height]) - before)
         to = rng.uniform(low + 0.15 * (high - low), high - 0.15 * (high - low))
-        self._lay(photograph, scale, at, to.clip(np.minimum(*ends), np.maximum(*ends)), cell)
+        to = to.clip(np.minimum(*ends), np.maximum(*ends))
+        matrix = _similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=mirror)
+        self._lay(photograph, picture, matrix, cell)
 
     def _lay(
         self,
         frame: Labelled,
-        scale: float,
-        at: np.ndarray,
-        to: np.ndarray,
+        picture: np.ndarray,
+        matrix: np.ndarray,
         within: tuple[int, int, int, int],
     ) -> None:
-        """A frame, scaled, turned a little, its point `at` brought to `to`, into a part of the
-        scene (x1, y1, x2, y2)."""
+        """A frame and its picture, moved, into a part of the scene (x1, y1, x2, y2)."""
         rng, (left, top, right, bottom) = self.rng, within
-        matrix = _similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=rng.random() < 0.5)
         border = cv2.BORDER_REPLICATE if rng.random() < 0.5 else cv2.BORDER_CONSTANT
         smooth = rng.random() < SMOOTHLY_SHRUNK
         shifted = matrix.copy()
         shifted[:, 2] -= (left, top)
         self.canvas[top:bottom, left:right] = _warp(
-            frame.picture(), shifted, (right - left, bottom - top), border, smooth=smooth
+            picture, shifted, (right - left, bottom - top), border, smooth=smooth
         )
         for box, points, sure in zip(frame.boxes, frame.points, frame.sure, strict=True):
             self._add(box, points, matrix, sure=bool(sure), within=within)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from train.detector import material as material_module
-from train.detector.material import HELD_OUT, load_material
+from train.detector.material import HELD_OUT, Labelled, load_material
 from train.sets import fold_of
 from vafer.errors import UsageError
 from vafer.sample import write_sample
@@ -29,7 +29,7 @@ def folders(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def test_material_is_labelled_once(folders: tuple[Path, Path], yunet: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    material = load_material(*folders, yunet, None, None, tmp_path, told.append)
+    material = load_material(*folders, yunet, tmp_path, told.append)
     assert any("sample.mp4" in text for text in told)
     assert not any(name in text for text in told for name in HELD_OUT)
     lfw = pl.read_parquet(folders[0] / "lfw_expressions.parquet")
@@ -47,7 +47,7 @@ def test_material_is_labelled_once(folders: tuple[Path, Path], yunet: Path, tmp_
 
     assert all(not len(s.boxes) and s.picture().ndim == 3 for s in material.scenery)
 
-    again = load_material(*folders, yunet, None, None, tmp_path, told.append)
+    again = load_material(*folders, yunet, tmp_path, told.append)
     assert sum("sample.mp4" in text for text in told) == 1
     assert [f.file for f in again.frames] == [f.file for f in material.frames]
     assert all(
@@ -61,7 +61,7 @@ def test_a_folder_with_nothing_to_train_on_is_refused(
 ) -> None:
     (tmp_path / "turning_head.mp4").write_bytes(b"")
     with pytest.raises(UsageError, match="no recordings to train on"):
-        load_material(folders[0], tmp_path, yunet, None, None, tmp_path, print)
+        load_material(folders[0], tmp_path, yunet, tmp_path, print)
 
 
 def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
@@ -80,37 +80,59 @@ def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
     cv2.imwrite(str(scenery / "strip.png"), np.tile(noise[:60], (1, 5, 1)))
     (scenery / "broken.jpg").write_bytes(b"no picture")
     (scenery / "six.jpg").symlink_to(shared / "faces" / "six_faces.jpg")
-    without = load_material(*folders, yunet, None, None, tmp_path / "cache", print)
-    material = load_material(*folders, yunet, scenery, None, tmp_path / "cache", print)
+    without = load_material(*folders, yunet, tmp_path / "cache", print)
+    material = load_material(*folders, yunet, tmp_path / "cache", print, scenery=scenery)
     added = material.scenery[len(without.scenery) :]
     assert [one.picture().shape for one in added] == [(512, 640, 3)] * 2
     assert not any(len(one.boxes) for one in added)
 
     monkeypatch.setattr(material_module, "SCENERY_SIDE", 300)  # what was kept is not used then
-    material = load_material(*folders, yunet, scenery, None, tmp_path / "cache", print)
+    material = load_material(*folders, yunet, tmp_path / "cache", print, scenery=scenery)
     assert [one.picture().shape for one in material.scenery[-2:]] == [(240, 300, 3)] * 2
 
     with pytest.raises(UsageError, match="has no pictures: expected files ending in"):
-        load_material(*folders, yunet, folders[0], None, tmp_path / "cache", print)
+        load_material(*folders, yunet, tmp_path / "cache", print, scenery=folders[0])
 
 
 def test_photographs_of_people_keep_all_their_faces_and_those_without_are_left_out(
-    folders: tuple[Path, Path], yunet: Path, shared: Path, tmp_path: Path
+    folders: tuple[Path, Path],
+    yunet: Path,
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     people = tmp_path / "people"
     people.mkdir()
     photograph = cv2.imread(str(shared / "faces" / "six_faces.jpg"))
+    assert photograph is not None
     height, width = photograph.shape[:2]
-    cv2.imwrite(str(people / "a_large.png"), photograph)
+    cv2.imwrite(str(people / "a_large.png"), cv2.resize(photograph, (1600, 1600 * height // width)))
     cv2.imwrite(str(people / "b_small.png"), cv2.resize(photograph, (400, 400 * height // width)))
     cv2.imwrite(str(people / "c_nobody.png"), np.full((300, 300, 3), 90, np.uint8))
-    (people / "d_broken.jpg").write_bytes(b"no picture")
-    without = load_material(*folders, yunet, None, None, tmp_path / "cache", print)
-    assert without.people == []
-    found = load_material(*folders, yunet, None, people, tmp_path / "cache", print).people
-    assert [one.picture().shape[1] for one in found] == [min(1280, width), 800]  # twice as wide
-    assert [int(one.sure.sum()) for one in found] == [6, 6]
-    for one in found:
-        sides = one.boxes[one.sure][:, 2:] - one.boxes[one.sure][:, :2]
-        assert (one.points[one.sure] >= one.boxes[one.sure][:, None, :2]).all()
-        assert sides.min() > 0.03 * one.picture().shape[1]
+    cv2.imwrite(str(people / "d_strip.png"), np.full((1, 3000, 3), 90, np.uint8))
+    (people / "e_broken.jpg").write_bytes(b"no picture")
+    assert load_material(*folders, yunet, tmp_path / "cache", print).people == []
+    told: list[str] = []
+
+    def found() -> list[Labelled]:
+        cache = tmp_path / "cache"
+        return load_material(*folders, yunet, cache, told.append, people=people).people
+
+    large, small = found()
+    assert [one.picture().shape[1] for one in (large, small)] == [1280, 400]
+    for one in (large, small):
+        assert one.sure.sum() == 6
+        eyes, box = one.points[one.sure][:, :2], one.boxes[one.sure]
+        assert (eyes > box[:, None, :2]).all()
+        assert (eyes < box[:, None, 2:]).all()
+        assert box.max() <= one.picture().shape[1]
+    np.testing.assert_allclose(
+        np.sort(large.boxes[large.sure], axis=0) / 1280,
+        np.sort(small.boxes[small.sure], axis=0) / 400,
+        atol=0.02,
+    )
+    assert len(found()) == 2
+    assert len(told) == 1
+    monkeypatch.setattr(material_module, "ENLARGED_TO_FIND", 1.0)  # what was kept is not used then
+    found()
+    assert len(told) == 2

@@ -21,7 +21,7 @@ from train.detector.scenes import Composer
 
 @pytest.fixture
 def material() -> Material:
-    return Material([portrait()], [frame(n_faces=1)], [], [])
+    return Material([portrait()], [frame(n_faces=1)], [])
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def _stop(text: str) -> None:
 def test_a_scene_that_is_always_the_same_is_learnt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    material = Material([portrait()], [], [], [])
+    material = Material([portrait()], [], [])
     scene = Composer(material).scene(np.random.default_rng(3), 64, 64)
     assert len(scene.boxes) > 0
     monkeypatch.setattr(Composer, "scene", lambda *_: scene)
