@@ -71,7 +71,7 @@ class Labelled:
 @dataclass(frozen=True, slots=True)
 class Material:
     """Pictures of single faces, frames with their faces, pictures without any, and photographs of
-    people, with all of their faces."""
+    people with their faces, of which at least one is sure."""
 
     portraits: list[Labelled]
     frames: list[Labelled]

@@ -79,15 +79,14 @@ class Composer:
     def __init__(self, material: Material) -> None:
         self.material = material
         self._empty = [f for f in material.frames if not len(f.boxes)] + material.scenery
-        self._people = [photograph for photograph in material.people if photograph.sure.any()]
-        n_faces = np.array([photograph.sure.sum() for photograph in self._people])
+        n_faces = np.array([photograph.sure.sum() for photograph in material.people])
         self._shares = n_faces / max(1, n_faces.sum())
         self._large = [p for p in material.portraits if np.diff(p.boxes[0, ::2]) > LARGE]
 
     def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
         """One scene of this size."""
         made = _Scene(self, rng, height, width)
-        if self._people and rng.random() < ALBUMS:
+        if self.material.people and rng.random() < ALBUMS:
             made.lay_photographs()
             return made.finished()
         frames, layout, kind = self.material.frames, rng.random(), rng.random()
@@ -127,8 +126,9 @@ class Composer:
         return chosen[rng.integers(len(chosen))]
 
     def photograph(self, rng: np.random.Generator) -> Labelled:
-        """Any of people, the likelier the more faces it shows."""
-        return self._people[rng.choice(len(self._people), p=self._shares)]
+        """Any of people, the likelier the more sure faces it shows."""
+        people = self.material.people
+        return people[rng.choice(len(people), p=self._shares)]
 
     def nothing(self, rng: np.random.Generator) -> np.ndarray:
         """Any picture without a face, uint8 (H, W, 3)."""

@@ -154,14 +154,10 @@ def test_faces_of_photographs_are_where_they_are_seen(
 
 
 def test_photographs_of_many_faces_are_taken_more_often() -> None:
-    nobody = frame(n_faces=1, sure=False)
-    people = [group(), nobody, frame(n_faces=1)]
+    people = [group(), frame(n_faces=1)]
     composer = Composer(Material([portrait()], [], [], people))
     taken = [composer.photograph(np.random.default_rng(seed)) for seed in range(400)]
-    assert not any(one is nobody for one in taken)
-    assert 0.65 < np.mean([one is people[0] for one in taken]) < 0.85
-    without = Composer(Material([portrait()], [], [], [nobody]))
-    assert without.scene(np.random.default_rng(0), 96, 96).picture.shape == (96, 96, 3)
+    assert 0.65 < np.mean([one is people[0] for one in taken]) < 0.85  # three sure faces of four
 
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (0.6, 0.0), (-0.6, 0.2), (0.0, -0.4)])
