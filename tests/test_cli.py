@@ -350,7 +350,8 @@ def test_models_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) ->
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert "\x1b" not in text
-    assert "damaged" in text
+    assert "cached, damaged" in text
+    assert "\nvafer-alexnet112\n  CCC 0.75 0.57 fer_test\n  CCC 0.80 0.78 lfw_test\n" in text
     assert "[broken]" in text
     assert "* used when none is named" in text
 

@@ -146,6 +146,18 @@ def test_a_missing_model_lists_the_embedded_ones(weights: Path) -> None:
         store.find_model("nobody")
 
 
+def test_a_detector_is_no_model() -> None:
+    for name in (store.DEFAULT_DETECTOR, *store.PACKS):
+        with pytest.raises(ModelError, match=f"^{name}: is a detector, not a model; give"):
+            store.find_model(name)
+
+
+def test_a_model_is_no_detector() -> None:
+    for name in (store.DEFAULT_MODEL, *store.PAIRS):
+        with pytest.raises(ModelError, match=f"^{name}: is a model, not a detector; give"):
+            store.find_detector(name, on_notice=print)
+
+
 def test_no_default_model_in_the_installation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -308,31 +308,34 @@ def _with_deviation(found: dict[str, float | None]) -> str:
 
 
 def show_entries(entries: Sequence["Entry"]) -> None:
-    """Print the table of models and detectors; one line each where it goes to a file or a pipe."""
+    """Print the table of models and detectors; to a file or a pipe one line each, with scores."""
     is_watched = stdout.is_terminal
     table = Table(box=None, pad_edge=False)
     for column in ("name", "kind", "where"):
         table.add_column(column, no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("licence", min_width=14)  # no word is cut
-    table.add_column("scores")
+    if not is_watched:
+        table.add_column("scores")
     for entry in entries:
-        scores = (
-            Text("damaged: see below", style="red")
-            if entry.problem
-            else Text(("\n" if is_watched else "; ").join(entry.scores))
-        )
         table.add_row(
             Text(f"{entry.name}{' *' if entry.is_default else ''}"),
             entry.kind,
-            entry.where,
+            f"{entry.where}, damaged" if entry.problem else entry.where,
             f"{entry.n_bytes / 1e6:.1f} MB",
             Text(entry.licence),
-            scores,
+            *(() if is_watched else (Text("; ".join(entry.scores)),)),
         )
     (stdout if is_watched else Console(width=PIPE_COLUMNS)).print(table, soft_wrap=False)
     if any(entry.is_default for entry in entries):
         stdout.print("* used when none is named")
+    for entry in entries if is_watched else ():
+        if entry.scores:
+            stdout.print(f"\n{entry.name}", markup=False)
+        for score in entry.scores:
+            stdout.print(f"  {_printable(score)}", markup=False)
+    if is_watched and any(entry.scores for entry in entries):
+        stdout.print()
     for score, meaning in EXPLAINED.items():
         if any(shown.startswith(f"{score} ") for entry in entries for shown in entry.scores):
             stdout.print(f"{score}: {meaning}")

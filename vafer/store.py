@@ -212,6 +212,12 @@ def _missing(wanted: str, kind: str) -> str:
     path = PurePath(wanted)
     if Path(wanted).is_dir():
         return f"is a folder, not a {kind} file"
+    for other, names in (
+        ("model", {*PAIRS, *embedded_models()}),
+        ("detector", {*PACKS, *embedded_detectors()}),
+    ):
+        if wanted in names:  # never of this kind: those have been found
+            return f"is a {other}, not a {kind}"
     return f"no such {'file' if path.suffix or len(path.parts) > 1 else kind}"
 
 
