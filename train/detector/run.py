@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from train.detector.export import export
 from train.detector.material import HELD_OUT, Material
+from train.detector.mining import most_like_faces
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
@@ -57,10 +58,13 @@ class Batch(NamedTuple):
 
 
 class Batches(Dataset[Batch]):
-    """Batch by step: a function of seed and step alone."""
+    """Batch by step: a function of seed, step and suspects (see `Composer`) alone."""
 
-    def __init__(self, material: Material, config: DetectorConfig) -> None:
-        self.composer, self.config = Composer(material), config
+    def __init__(
+        self, material: Material, config: DetectorConfig, suspects: torch.Tensor | None = None
+    ) -> None:
+        self.composer = Composer(material, None if suspects is None else suspects.numpy())
+        self.config = config
 
     def __len__(self) -> int:
         return self.config.steps
@@ -101,7 +105,11 @@ def train_detector(
     workers: int = 1,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Train, or go on where `out` stopped; returns the ONNX file."""
+    """Train, or go on where `out` stopped; returns the ONNX file.
+
+    A call that goes on after an earlier one of other options first looks for what the network takes
+    for faces in pictures without one, and shows it these more often.
+    """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "last.pt"
     torch.manual_seed(config.seed)
@@ -112,6 +120,7 @@ def train_detector(
         net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
     )
     start, before = 0, list[dict[str, Any]]()  # calls that went before this one
+    suspects = None
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         net.load_state_dict(state["net"])
@@ -120,10 +129,15 @@ def train_detector(
         start, before = state["step"], state["calls"]
         if {**before[-1], "until": config.steps} == {**asdict(config), "until": config.steps}:
             before.pop()  # the same goes on
+            suspects = state["suspects"]
+        elif material.scenery:
+            on_progress("looking for what is taken for a face")
+            suspects = most_like_faces(average.module.eval(), material.scenery)
         _forget_after(start, out / "log.jsonl")
         on_progress(f"going on after step {start}")
+    batches = Batches(material, config, suspects)
     began, sums = time.perf_counter(), dict[str, torch.Tensor]()
-    for step, batch in enumerate(_ahead(Batches(material, config), start, workers), start + 1):
+    for step, batch in enumerate(_ahead(batches, start, workers), start + 1):
         for group in optimiser.param_groups:
             group["lr"] = config.lr * min(
                 step / config.warmup, 0.5 * (1 + math.cos(math.pi * step / config.steps))
@@ -153,6 +167,7 @@ def train_detector(
                 "optimiser": optimiser.state_dict(),
                 "step": step,
                 "calls": [*before, {**asdict(config), "until": step}],
+                "suspects": suspects,
             }
             write_whole(checkpoint, partial(torch.save, state))
     path = out / "detector.onnx"

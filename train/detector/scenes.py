@@ -39,6 +39,9 @@ FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where non
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
 CLOSE_UPS, CLOSE = 0.4, 0.4  # share of the others; a face's least share of their shorter side
 FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
+# A picture without a face is as likely as the square of the score of what in it is most like one,
+# plus EASY; in this share of scenes it is moved there.
+EASY, AT_SUSPECTS = 0.02, 0.5
 LARGE = 48.0  # pixels across; wider faces are of pictures with more detail, some of them in colour
 FROM_LARGE = 0.5  # share of faces
 SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
@@ -74,11 +77,20 @@ class Scene:
 
 
 class Composer:
-    """Makes scenes of material."""
+    """Makes scenes of material.
 
-    def __init__(self, material: Material) -> None:
+    suspects: float (N, 3) of the N pictures of its scenery, as `train.detector.mining` finds them:
+    those with high scores are used more often. None: all alike.
+    """
+
+    def __init__(self, material: Material, suspects: np.ndarray | None = None) -> None:
         self.material = material
-        self._empty = [f for f in material.frames if not len(f.boxes)] + material.scenery
+        frames = [frame for frame in material.frames if not len(frame.boxes)]
+        self._empty = frames + material.scenery
+        self._suspects = np.zeros((len(self._empty), 3))
+        if suspects is not None:
+            self._suspects[len(frames) :] = suspects
+        self._up_to = np.cumsum(EASY + self._suspects[:, 0] ** 2)  # cumulative, of each empty one
         n_faces = np.array([photograph.sure.sum() for photograph in material.people])
         self._shares = n_faces / max(1, n_faces.sum())
         self._large = [p for p in material.portraits if np.diff(p.boxes[0, ::2]) > LARGE]
@@ -105,7 +117,9 @@ class Composer:
             if is_close and made.boxes:
                 return made.finished()
         elif self._empty and kind < FROM_FRAMES + FROM_SCENERY:
-            made.begin_with_frame(self._empty[rng.integers(len(self._empty))], least)
+            i = self._any_empty(rng)
+            score, *place = self._suspects[i]
+            made.begin_with_frame(self._empty[i], least, np.array(place) if score else None)
         else:
             made.canvas = background(rng, height, width)
         if not made.boxes and not made.doubtful and rng.random() < CAPTIONS:
@@ -136,8 +150,11 @@ class Composer:
             return page(rng, *PAGE)
         if not self._empty:
             return background(rng, 64, 64).astype(np.uint8)
-        picture = self._empty[rng.integers(len(self._empty))].picture()
+        picture = self._empty[self._any_empty(rng)].picture()
         return written(picture, rng) if rng.random() < CAPTIONS else picture
+
+    def _any_empty(self, rng: np.random.Generator) -> int:
+        return int(np.searchsorted(self._up_to, rng.random() * self._up_to[-1], side="right"))
 
 
 class _Scene:
@@ -150,9 +167,13 @@ class _Scene:
         self.points: list[np.ndarray] = []
         self.doubtful: list[np.ndarray] = []
 
-    def begin_with_frame(self, frame: Labelled, least: float) -> None:
-        """A frame, moved so that one of its faces, of `least` pixels or more, or else any piece of
-        it, is in the scene."""
+    def begin_with_frame(
+        self, frame: Labelled, least: float, place: np.ndarray | None = None
+    ) -> None:
+        """A frame, moved so that one of its faces, of `least` pixels or more, is in the scene.
+
+        Of one without faces any piece, often that around `place`, in shares of its sides.
+        """
         rng, picture = self.rng, frame.picture()
         height, width = picture.shape[:2]
         side = min(self.height, self.width)
@@ -164,7 +185,9 @@ class _Scene:
             at = (box[:2] + box[2:]) / 2
         else:
             scale = math.exp(rng.uniform(-1.0, 0.7)) * side / min(height, width)
-            at = rng.uniform(0.2, 0.8, 2) * (width, height)
+            if place is None or rng.random() >= AT_SUSPECTS:
+                place = rng.uniform(0.2, 0.8, 2)
+            at = place * (width, height)
         to = rng.uniform(0.15, 0.85, 2) * (self.width, self.height)
         matrix = _similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=rng.random() < 0.5)
         self._lay(frame, picture, matrix, (0, 0, self.width, self.height))

@@ -108,6 +108,32 @@ def test_a_run_goes_on_exactly(material: Material, tmp_path: Path) -> None:
     assert steps == [2, 4]
 
 
+def test_the_next_call_looks_for_suspects_once(material: Material, tmp_path: Path) -> None:
+    material.scenery.extend([frame(n_faces=0), frame(n_faces=0)])
+    first, then = DetectorConfig(steps=2, warmup=2), DetectorConfig(steps=6, warmup=2)
+    looking = "looking for what is taken for a face"
+    told: list[str] = []
+    for name in ("whole", "halted"):
+        train_detector(material, tmp_path / name, first, workers=0, on_progress=told.append)
+    assert looking not in told
+    train_detector(material, tmp_path / "whole", then, workers=0, on_progress=told.append)
+    assert told.count(looking) == 1
+    with pytest.raises(InterruptedError):
+        train_detector(material, tmp_path / "halted", then, workers=0, on_progress=_stop_at_6)
+    train_detector(material, tmp_path / "halted", then, workers=0, on_progress=told.append)
+    assert told.count(looking) == 1
+    whole, halted = (tmp_path / name / "detector.onnx" for name in ("whole", "halted"))
+    assert halted.read_bytes() == whole.read_bytes()
+    suspects = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)["suspects"]
+    assert suspects.shape == (2, 3)
+    assert (suspects[:, 0] > 0).all()
+
+
+def _stop_at_6(text: str) -> None:
+    if "'step': 6" in text:
+        raise InterruptedError
+
+
 def _stop(text: str) -> None:
     if "'step': 4" in text:
         raise InterruptedError
