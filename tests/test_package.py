@@ -144,7 +144,7 @@ def test_a_detectors_card_says_what_its_file_holds() -> None:
         for kind in ("held out", "trained on"):
             found = metrics[kind]
             low, high = (f"{100 * value:.1f}" for value in found["recall_ci"])
-            share, n_faces = f"{100 * found['recall']:.1f}", found["faces"]
+            share, n_faces = f"{100 * found['recall']:.1f}", f"{found['faces']:,}"
             in_words = f"{share} % [{low}, {high}] of {n_faces} faces"
             assert in_words in card or f"| all | {n_faces} | {share} [{low}, {high}] |" in card
         for row in metrics["held out"]["recordings"]:

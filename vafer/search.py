@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "ab6b0b164da8913025c82ba1d8aeab78ce8b92c2c9ac2c6048261bcd8a0f807a",  # vafer-faces
+    "b00427a2cbe49410974d267ce60412fdd2a6b32cc9439899c65edfc2b79aa311",  # vafer-faces
 }
 
 
