@@ -38,7 +38,7 @@ from vafer.model import Model, load_model
 from vafer.options import BATCH_SIZE, Sampling
 from vafer.pipeline import Batches, Walk
 from vafer.probe import probe
-from vafer.staged import available_cores, shared_cores
+from vafer.staged import available_cores, shared_cores, threads_of_lane
 from vafer.store import find_model
 from vafer.video import Chunk, VideoReader
 from vafer.workers import DecoderProcess
@@ -93,9 +93,9 @@ def annotated(video: Path, detector: Path, model: str | None, detect: str) -> tu
     return results.n_frames, results.elapsed_s
 
 
-def decode_alone(video: Path) -> float:
+def decode_alone(video: Path, *, searches: bool) -> float:
     """Frames a second."""
-    process = DecoderProcess(n_threads=available_cores())
+    process = DecoderProcess(n_threads=threads_of_lane(1, searches=searches))
     try:
         list(process.decode(video, Sampling(end_s=1), is_retry=False))  # it has started
         started = time.perf_counter()
@@ -113,7 +113,7 @@ def faces_alone(video: Path, detector: Path, model: Model, *, searches: bool) ->
         frames.append(frame)
         if len(frames) == FRAMES_IN_MEMORY:
             break
-    loaded = Detector(detector, n_threads=available_cores())
+    loaded = Detector(detector, n_threads=threads_of_lane(1, searches=searches))
     loaded.detect(frames[0].image)
     walk = Walk(loaded, model.card.crop, searches=searches)
     started = time.perf_counter()
@@ -171,7 +171,8 @@ def main() -> None:
                 busy[name].append(worked / (after.elapsed - before.elapsed) / available_cores())
         with shared_cores():
             stages = {
-                "decode": decode_alone(video),
+                "decode, full": decode_alone(video, searches=False),
+                "decode, search": decode_alone(video, searches=True),
                 "faces, full": faces_alone(video, arguments.detector, model, searches=False),
                 "faces, search": faces_alone(video, arguments.detector, model, searches=True),
                 "predict": predict_alone(video, arguments.detector, model),
@@ -188,7 +189,7 @@ def main() -> None:
     for name, rate in stages.items():
         print(f"{name + ' alone':20} {rate:7.1f} frames/s")
     for detect in ("full", "search"):
-        slowest = min(stages["decode"], stages[f"faces, {detect}"], stages["predict"])
+        slowest = min(stages[f"decode, {detect}"], stages[f"faces, {detect}"], stages["predict"])
         reached = statistics.median(rates[f"vafer, {detect}"]) / slowest
         print(f"{detect}: {reached:.0%} of what its slowest stage does alone")
 

@@ -91,7 +91,7 @@ def run_staged(stages: Stages, sources: list[Source], n_lanes: int) -> Events:
     if not sources:
         return
     n_lanes = min(n_lanes, len(sources))
-    run = _Run(stages, sources, n_lanes, max(1, available_cores() // n_lanes))
+    run = _Run(stages, sources, n_lanes, threads_of_lane(n_lanes, searches=stages.searches))
     try:
         yield from run.events()
     finally:
@@ -286,6 +286,15 @@ def what_failed(source: Source, error: Exception) -> str:
 def available_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def threads_of_lane(n_lanes: int, *, searches: bool) -> int:
+    """How many threads each lane's detector and its decoder process get.
+
+    Pictures of a search are small: half of the cores is faster for it than all (bench/annotate.py).
+    """
+    n_cores = available_cores()
+    return max(1, (n_cores // 2 if searches else n_cores) // n_lanes)
 
 
 @contextmanager
