@@ -8,8 +8,8 @@ detector and model; loading them is not counted, starting processes is. VIDEO is
 until it has --seconds. All run in turn; medians, with the lowest and highest ratio, and how much of
 the cores' time went into each call as a whole, vafer's loading included.
 
-Then each stage alone, with the threads that it has in a run of one recording: frames out of a
-decoder process; faces, tracks and crops of frames in memory; predictions of crops in memory.
+After each turn each stage alone, with the threads that it has in a run of one recording: frames out
+of a decoder process; faces, tracks and crops of frames in memory; predictions of crops in memory.
 """
 
 import argparse
@@ -159,7 +159,14 @@ def main() -> None:
                 video, arguments.detector, arguments.model, "search"
             ),
         }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
+        stages: dict[str, Callable[[], float]] = {
+            "decode, full": lambda: decode_alone(video, searches=False),
+            "decode, search": lambda: decode_alone(video, searches=True),
+            "faces, full": lambda: faces_alone(video, arguments.detector, model, searches=False),
+            "faces, search": lambda: faces_alone(video, arguments.detector, model, searches=True),
+            "predict": lambda: predict_alone(video, arguments.detector, model),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in (*ways, *stages)}
         busy: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.repeats):
             for name, way in ways.items():
@@ -169,29 +176,31 @@ def main() -> None:
                 rates[name].append(n_frames / seconds)
                 worked = sum(after[:4]) - sum(before[:4])  # here and in processes that have ended
                 busy[name].append(worked / (after.elapsed - before.elapsed) / available_cores())
-        with shared_cores():
-            stages = {
-                "decode, full": decode_alone(video, searches=False),
-                "decode, search": decode_alone(video, searches=True),
-                "faces, full": faces_alone(video, arguments.detector, model, searches=False),
-                "faces, search": faces_alone(video, arguments.detector, model, searches=True),
-                "predict": predict_alone(video, arguments.detector, model),
-            }
+            with shared_cores():
+                for name, stage in stages.items():
+                    rates[name].append(stage())
     print(f"{arguments.video.name}, {arguments.detector.stem}, {model.card.name}")
     print(f"{n_frames:,} frames, {arguments.repeats} runs of each in turn, medians")
-    for name, found in rates.items():
+    for name in ways:
+        found = rates[name]
         ratios = [a / b for a, b in zip(found, rates["plain loop"], strict=True)]
         spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(
             f"{name:14} {statistics.median(found):7.1f} frames/s {statistics.median(ratios):6.2f}"
             f"  {spread}  {statistics.median(busy[name]):.0%} of the cores' time"
         )
-    for name, rate in stages.items():
-        print(f"{name + ' alone':20} {rate:7.1f} frames/s")
+    for name in stages:
+        print(f"{name + ' alone':20} {statistics.median(rates[name]):7.1f} frames/s")
     for detect in ("full", "search"):
-        slowest = min(stages[f"decode, {detect}"], stages[f"faces, {detect}"], stages["predict"])
-        reached = statistics.median(rates[f"vafer, {detect}"]) / slowest
-        print(f"{detect}: {reached:.0%} of what its slowest stage does alone")
+        parts = (rates[f"decode, {detect}"], rates[f"faces, {detect}"], rates["predict"])
+        reached = [
+            rate / min(alone)
+            for rate, *alone in zip(rates[f"vafer, {detect}"], *parts, strict=True)
+        ]
+        print(
+            f"{detect}: {statistics.median(reached):.0%} of what its slowest stage does alone  "
+            f"({min(reached):.0%} to {max(reached):.0%})"
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A training of the detector: scenes made ahead in other processes, checkpoints, an ONNX file."""
 
+import hashlib
 import json
 import math
 import time
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from train.detector.export import export
-from train.detector.material import HELD_OUT, Material
+from train.detector.material import HELD_OUT, Labelled, Material
 from train.detector.mining import most_like_faces
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
@@ -61,10 +62,9 @@ class Batches(Dataset[Batch]):
     """Batch by step: a function of seed, step and suspects (see `Composer`) alone."""
 
     def __init__(
-        self, material: Material, config: DetectorConfig, suspects: torch.Tensor | None = None
+        self, material: Material, config: DetectorConfig, suspects: np.ndarray | None = None
     ) -> None:
-        self.composer = Composer(material, None if suspects is None else suspects.numpy())
-        self.config = config
+        self.composer, self.config = Composer(material, suspects), config
 
     def __len__(self) -> int:
         return self.config.steps
@@ -107,8 +107,8 @@ def train_detector(
 ) -> Path:
     """Train, or go on where `out` stopped; returns the ONNX file.
 
-    A call that goes on after an earlier one of other options first looks for what the network takes
-    for faces in pictures without one, and shows it these more often.
+    A call that goes on with other options or scenery than before first mines hard negatives: what
+    the network takes for faces in the scenery, if there is any, is shown more often from then on.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "last.pt"
@@ -120,19 +120,21 @@ def train_detector(
         net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
     )
     start, before = 0, list[dict[str, Any]]()  # calls that went before this one
-    suspects = None
+    suspects, scenery = None, _digest(material.scenery)
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         net.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         start, before = state["step"], state["calls"]
-        if {**before[-1], "until": config.steps} == {**asdict(config), "until": config.steps}:
-            before.pop()  # the same goes on
-            suspects = state["suspects"]
+        is_same = {**before[-1], "until": config.steps} == {**asdict(config), "until": config.steps}
+        if is_same:
+            before.pop()
+        if is_same and state.get("scenery") == scenery:
+            suspects = None if state["suspects"] is None else np.array(state["suspects"])
         elif material.scenery:
             on_progress("looking for what is taken for a face")
-            suspects = most_like_faces(average.module.eval(), material.scenery)
+            suspects = most_like_faces(average.module.eval(), material.scenery)  # type: ignore[arg-type]
         _forget_after(start, out / "log.jsonl")
         on_progress(f"going on after step {start}")
     batches = Batches(material, config, suspects)
@@ -167,7 +169,8 @@ def train_detector(
                 "optimiser": optimiser.state_dict(),
                 "step": step,
                 "calls": [*before, {**asdict(config), "until": step}],
-                "suspects": suspects,
+                "scenery": scenery,
+                "suspects": None if suspects is None else suspects.tolist(),
             }
             write_whole(checkpoint, partial(torch.save, state))
     path = out / "detector.onnx"
@@ -186,6 +189,13 @@ def _facts(material: Material, calls: list[dict[str, Any]]) -> dict[str, Any]:
         "people": len(material.people),
         "procedure": calls,
     }
+
+
+def _digest(pictures: list[Labelled]) -> str:
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(hashlib.sha256(picture.file).digest())
+    return digest.hexdigest()
 
 
 def _forget_after(step: int, log: Path) -> None:

@@ -39,8 +39,8 @@ FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where non
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
 CLOSE_UPS, CLOSE = 0.4, 0.4  # share of the others; a face's least share of their shorter side
 FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
-# A picture without a face is as likely as the square of the score of what in it is most like one,
-# plus EASY; in this share of scenes it is moved there.
+# A picture without a face is drawn in proportion to EASY + the square of its highest score; in
+# AT_SUSPECTS of the scenes that begin with one, the place of that score is moved into view.
 EASY, AT_SUSPECTS = 0.02, 0.5
 LARGE = 48.0  # pixels across; wider faces are of pictures with more detail, some of them in colour
 FROM_LARGE = 0.5  # share of faces

@@ -52,11 +52,12 @@ def test_the_place_most_like_a_face_is_found() -> None:
 def test_sides_that_no_stride_divides_are_filled_up() -> None:
     (found,) = most_like_faces(TakesWhiteForAFace(), [nothing(50, 70, (62, 42))])
     assert found[0] > 0.9
-    assert 54 / 70 <= found[1] <= 1
-    assert 34 / 50 <= found[2] <= 1
-    # What is filled up with is mid grey, and here that is more like a face than black.
+    assert 56 / 70 <= found[1] < 1
+    assert 40 / 50 <= found[2] < 1
+    # What is filled up with is mid grey, and here that is more like a face than black; cells that
+    # lie in it alone are not asked.
     (found,) = most_like_faces(TakesWhiteForAFace(), [nothing(50, 70)])
-    assert found[1:].max() == 1
+    assert found[1:].max() < 1
 
 
 def test_suspects_are_shown_more_often(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from insightface.model_zoo import get_model
 
+from tests.train.detector.test_mining import nothing
 from tests.train.detector.test_scenes import frame, portrait
 from train.detector import run
 from train.detector.export import export
@@ -108,25 +109,60 @@ def test_a_run_goes_on_exactly(material: Material, tmp_path: Path) -> None:
     assert steps == [2, 4]
 
 
-def test_the_next_call_looks_for_suspects_once(material: Material, tmp_path: Path) -> None:
-    material.scenery.extend([frame(n_faces=0), frame(n_faces=0)])
+LOOKING = "looking for what is taken for a face"
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray | None]:
+    """The suspects of each call's scenes, in turn."""
+    found: list[np.ndarray | None] = []
+
+    def composer(material: Material, suspects: np.ndarray | None) -> Composer:
+        found.append(suspects)
+        return Composer(material, suspects)
+
+    monkeypatch.setattr(run, "Composer", composer)
+    return found
+
+
+def test_the_next_call_looks_for_suspects_once(
+    material: Material, shown: list[np.ndarray | None], tmp_path: Path
+) -> None:
+    material.scenery.extend([frame(n_faces=0), nothing(64, 96, (32, 32))])
     first, then = DetectorConfig(steps=2, warmup=2), DetectorConfig(steps=6, warmup=2)
-    looking = "looking for what is taken for a face"
     told: list[str] = []
     for name in ("whole", "halted"):
         train_detector(material, tmp_path / name, first, workers=0, on_progress=told.append)
-    assert looking not in told
+    assert LOOKING not in told
     train_detector(material, tmp_path / "whole", then, workers=0, on_progress=told.append)
-    assert told.count(looking) == 1
+    assert told.count(LOOKING) == 1
     with pytest.raises(InterruptedError):
         train_detector(material, tmp_path / "halted", then, workers=0, on_progress=_stop_at_6)
     train_detector(material, tmp_path / "halted", then, workers=0, on_progress=told.append)
-    assert told.count(looking) == 1
+    assert told.count(LOOKING) == 1
     whole, halted = (tmp_path / name / "detector.onnx" for name in ("whole", "halted"))
     assert halted.read_bytes() == whole.read_bytes()
-    suspects = torch.load(tmp_path / "whole" / "last.pt", weights_only=True)["suspects"]
-    assert suspects.shape == (2, 3)
-    assert (suspects[:, 0] > 0).all()
+    assert shown[:2] == [None, None]
+    looked, looked_again, resumed = shown[2:]
+    assert looked is not None
+    assert looked.shape == (2, 3)
+    assert (looked[:, 0] > 0).all()
+    np.testing.assert_array_equal(looked_again, looked)
+    np.testing.assert_array_equal(resumed, looked)
+
+
+def test_other_scenery_is_looked_at_anew(
+    material: Material, shown: list[np.ndarray | None], tmp_path: Path
+) -> None:
+    material.scenery.append(frame(n_faces=0))
+    config = DetectorConfig(steps=6, warmup=2)
+    with pytest.raises(InterruptedError):
+        train_detector(material, tmp_path, config, workers=0, on_progress=_stop_at_6)
+    for pictures in ([nothing(64, 96)], [nothing(64, 96), frame(n_faces=0)]):
+        material.scenery[:] = pictures
+        with pytest.raises(InterruptedError):
+            train_detector(material, tmp_path, config, workers=0, on_progress=_stop_at_6)
+    assert [None if suspects is None else len(suspects) for suspects in shown] == [None, 1, 2]
 
 
 def _stop_at_6(text: str) -> None:
