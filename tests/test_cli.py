@@ -7,16 +7,18 @@ import re
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import vafer
 from vafer import cli, console, remote, store
 from vafer.annotation import Progress
-from vafer.catalogue import entries
+from vafer.catalogue import Entry, entries
 from vafer.cli import app
 
 runner = CliRunner()
@@ -329,23 +331,18 @@ def test_models_are_listed_one_a_line_where_it_is_piped(
     assert "not stated by its authors; ask them" in lines["caf-alexnet"]
 
 
+ENTRIES = [
+    Entry("vafer-alexnet112", "model", "embedded", 5_100_000, "Apache-2.0",
+          ("CCC 0.75 0.57 fer_test", "CCC 0.80 0.78 lfw_test"), is_default=True),
+    Entry("buffalo_l", "detector", "remote", 288_600_000, "non-commercial research only"),
+    Entry("buffalo_s", "detector", "cached", 8, "[x]", problem="it is \x1b[2J[broken]"),
+]  # fmt: skip
+
+
 def test_models_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    from io import StringIO
-
-    from rich.console import Console
-
-    from vafer.catalogue import Entry
-
     shown = Console(file=StringIO(), force_terminal=True, color_system=None, width=80)
     monkeypatch.setattr(console, "stdout", shown)
-    console.show_entries(
-        [
-            Entry("vafer-alexnet112", "model", "embedded", 5_100_000, "Apache-2.0",
-                  ("CCC 0.75 0.57 fer_test", "CCC 0.80 0.78 lfw_test"), is_default=True),
-            Entry("buffalo_l", "detector", "remote", 288_600_000, "non-commercial research only"),
-            Entry("buffalo_s", "detector", "cached", 8, "[x]", problem="it is \x1b[2J[broken]"),
-        ]
-    )  # fmt: skip
+    console.show_entries(ENTRIES)
     text = shown.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -354,6 +351,15 @@ def test_models_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) ->
     assert "\nvafer-alexnet112\n  CCC 0.75 0.57 fer_test\n  CCC 0.80 0.78 lfw_test\n" in text
     assert "[broken]" in text
     assert "* used when none is named" in text
+
+
+def test_models_piped_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_entries(ENTRIES)
+    header, first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["name", "kind", "where", "size", "licence", "scores"]
+    assert first.endswith("CCC 0.75 0.57 fer_test; CCC 0.80 0.78 lfw_test")
+    assert second.split()[:3] == ["buffalo_l", "detector", "remote"]
+    assert "cached, damaged" in third
 
 
 def test_info_shows_intervals_and_the_length_of_long_lists(untrained: Path, tmp_path: Path) -> None:

@@ -309,13 +309,34 @@ def _with_deviation(found: dict[str, float | None]) -> str:
 
 def show_entries(entries: Sequence["Entry"]) -> None:
     """Print the table of models and detectors; to a file or a pipe one line each, with scores."""
-    is_watched = stdout.is_terminal
+    if stdout.is_terminal:
+        stdout.print(_table_of(entries, with_scores=False), soft_wrap=False)
+    else:
+        Console(width=PIPE_COLUMNS).print(_table_of(entries, with_scores=True))
+    if any(entry.is_default for entry in entries):
+        stdout.print("* used when none is named")
+    if stdout.is_terminal:
+        for entry in entries:
+            if entry.scores:
+                stdout.print(f"\n{entry.name}", markup=False)
+            for score in entry.scores:
+                stdout.print(f"  {_printable(score)}", markup=False)
+        stdout.print()
+    for score, meaning in EXPLAINED.items():
+        if any(shown.startswith(f"{score} ") for entry in entries for shown in entry.scores):
+            stdout.print(f"{score}: {meaning}")
+    for entry in entries:
+        if entry.problem:
+            stdout.print(_printable(f"{entry.name}: {entry.problem}"), style="red", markup=False)
+
+
+def _table_of(entries: Sequence["Entry"], *, with_scores: bool) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("name", "kind", "where"):
         table.add_column(column, no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("licence", min_width=14)  # no word is cut
-    if not is_watched:
+    if with_scores:
         table.add_column("scores")
     for entry in entries:
         table.add_row(
@@ -324,24 +345,9 @@ def show_entries(entries: Sequence["Entry"]) -> None:
             f"{entry.where}, damaged" if entry.problem else entry.where,
             f"{entry.n_bytes / 1e6:.1f} MB",
             Text(entry.licence),
-            *(() if is_watched else (Text("; ".join(entry.scores)),)),
+            *((Text("; ".join(entry.scores)),) if with_scores else ()),
         )
-    (stdout if is_watched else Console(width=PIPE_COLUMNS)).print(table, soft_wrap=False)
-    if any(entry.is_default for entry in entries):
-        stdout.print("* used when none is named")
-    for entry in entries if is_watched else ():
-        if entry.scores:
-            stdout.print(f"\n{entry.name}", markup=False)
-        for score in entry.scores:
-            stdout.print(f"  {_printable(score)}", markup=False)
-    if is_watched and any(entry.scores for entry in entries):
-        stdout.print()
-    for score, meaning in EXPLAINED.items():
-        if any(shown.startswith(f"{score} ") for entry in entries for shown in entry.scores):
-            stdout.print(f"{score}: {meaning}")
-    for entry in entries:
-        if entry.problem:
-            stdout.print(_printable(f"{entry.name}: {entry.problem}"), style="red", markup=False)
+    return table
 
 
 def show_info(info: "Info") -> None:

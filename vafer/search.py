@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "b00427a2cbe49410974d267ce60412fdd2a6b32cc9439899c65edfc2b79aa311",  # vafer-faces
+    "6a1597a95caac87c56bb7e2a83e05fd8631d8ee165c180d7885897753b53e37b",  # vafer-faces
 }
 
 
