@@ -61,10 +61,14 @@ class Mosaic:
             # Pixel centres lie at halves, as in cv2.resize, which shrinks whole frames.
             shift = offset - (left, top) + scale / 2 - 0.5
             matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-            canvas[top : top + self.cell, left : left + self.cell] = cv2.warpAffine(
-                image, matrix, (self.cell, self.cell), flags=cv2.INTER_LINEAR
-            )[:, :, ::-1]
-        return canvas
+            cv2.warpAffine(
+                image,
+                matrix,
+                (self.cell, self.cell),
+                dst=canvas[top : top + self.cell, left : left + self.cell],
+                flags=cv2.INTER_LINEAR,
+            )
+        return cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR)
 
     def found(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Which boxes (M, 4) of the picture are the faces that were looked for.
