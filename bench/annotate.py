@@ -8,8 +8,10 @@ detector and model; loading them is not counted, starting processes is. VIDEO is
 until it has --seconds. All run in turn; medians, with the lowest and highest ratio, and how much of
 the cores' time went into each call as a whole, vafer's loading included.
 
-After each turn each stage alone, with the threads that it has in a run of one recording: frames out
-of a decoder process; faces, tracks and crops of frames in memory; predictions of crops in memory.
+After each turn, each stage is timed alone, with the threads that it has in a run of one recording:
+frames out of a decoder process; faces, tracks and crops of frames in memory; predictions of crops
+in memory. A run is held against its slowest stage, and against all its stages' work spread over
+the cores without loss.
 """
 
 import argparse
@@ -93,21 +95,30 @@ def annotated(video: Path, detector: Path, model: str | None, detect: str) -> tu
     return results.n_frames, results.elapsed_s
 
 
-def decode_alone(video: Path, *, searches: bool) -> float:
-    """Frames a second."""
+def core_s(pid: int) -> float:
+    """Seconds of a core that a process has had so far."""
+    _, _, after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    user, system = after_name.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def decode_alone(video: Path, *, searches: bool) -> tuple[float, float]:
+    """Seconds a frame, and seconds of a core a frame."""
     process = DecoderProcess(n_threads=threads_of_lane(1, searches=searches))
     try:
         list(process.decode(video, Sampling(end_s=1), is_retry=False))  # it has started
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), core_s(process.pid)
         items = process.decode(video, Sampling(), is_retry=False)
         n = sum(len(item.frames) for item in items if isinstance(item, Chunk))
-        return n / (time.perf_counter() - started)
+        return (time.perf_counter() - started) / n, (core_s(process.pid) - worked) / n
     finally:
         process.close()
 
 
-def faces_alone(video: Path, detector: Path, model: Model, *, searches: bool) -> float:
-    """Frames a second of detection, tracking and cropping."""
+def faces_alone(
+    video: Path, detector: Path, model: Model, *, searches: bool
+) -> tuple[float, float]:
+    """The same of detection, tracking and cropping."""
     frames = []
     for frame in VideoReader(probe(video)):
         frames.append(frame)
@@ -116,23 +127,25 @@ def faces_alone(video: Path, detector: Path, model: Model, *, searches: bool) ->
     loaded = Detector(detector, n_threads=threads_of_lane(1, searches=searches))
     loaded.detect(frames[0].image)
     walk = Walk(loaded, model.card.crop, searches=searches)
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     for frame in frames:
         walk.step(frame)
-    return len(frames) / (time.perf_counter() - started)
+    seconds, worked = time.perf_counter() - started, time.process_time() - worked
+    return seconds / len(frames), worked / len(frames)
 
 
-def predict_alone(video: Path, detector: Path, model: Model) -> float:
-    """Frames a second of predictions, with as many faces as the recording has."""
+def predict_alone(video: Path, detector: Path, model: Model) -> tuple[float, float]:
+    """The same of predictions, with as many faces as the recording has."""
     walk = Walk(Detector(detector), model.card.crop, searches=True)
     reader = VideoReader(probe(video), sampling=Sampling(every=10))
     steps = [walk.step(frame) for frame in reader][:FRAMES_IN_MEMORY]
     batches: Batches[None, Any] = Batches(model, BATCH_SIZE)
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     for result, patches in steps:
         list(batches.add(None, result, patches))
     list(batches.finish())
-    return len(steps) / (time.perf_counter() - started)
+    seconds, worked = time.perf_counter() - started, time.process_time() - worked
+    return seconds / len(steps), worked / len(steps)
 
 
 def main() -> None:
@@ -159,15 +172,16 @@ def main() -> None:
                 video, arguments.detector, arguments.model, "search"
             ),
         }
-        stages: dict[str, Callable[[], float]] = {
+        stages: dict[str, Callable[[], tuple[float, float]]] = {
             "decode, full": lambda: decode_alone(video, searches=False),
             "decode, search": lambda: decode_alone(video, searches=True),
             "faces, full": lambda: faces_alone(video, arguments.detector, model, searches=False),
             "faces, search": lambda: faces_alone(video, arguments.detector, model, searches=True),
             "predict": lambda: predict_alone(video, arguments.detector, model),
         }
-        rates: dict[str, list[float]] = {name: [] for name in (*ways, *stages)}
+        rates: dict[str, list[float]] = {name: [] for name in ways}
         busy: dict[str, list[float]] = {name: [] for name in ways}
+        alone: dict[str, list[tuple[float, float]]] = {name: [] for name in stages}
         for _ in range(arguments.repeats):
             for name, way in ways.items():
                 before = os.times()
@@ -178,29 +192,37 @@ def main() -> None:
                 busy[name].append(worked / (after.elapsed - before.elapsed) / available_cores())
             with shared_cores():
                 for name, stage in stages.items():
-                    rates[name].append(stage())
+                    alone[name].append(stage())
     print(f"{arguments.video.name}, {arguments.detector.stem}, {model.card.name}")
     print(f"{n_frames:,} frames, {arguments.repeats} runs of each in turn, medians")
     for name in ways:
         found = rates[name]
         ratios = [a / b for a, b in zip(found, rates["plain loop"], strict=True)]
-        spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(
             f"{name:14} {statistics.median(found):7.1f} frames/s {statistics.median(ratios):6.2f}"
-            f"  {spread}  {statistics.median(busy[name]):.0%} of the cores' time"
+            f"  ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"  {statistics.median(busy[name]):.0%} of the cores' time"
         )
-    for name in stages:
-        print(f"{name + ' alone':20} {statistics.median(rates[name]):7.1f} frames/s")
-    for detect in ("full", "search"):
-        parts = (rates[f"decode, {detect}"], rates[f"faces, {detect}"], rates["predict"])
-        reached = [
-            rate / min(alone)
-            for rate, *alone in zip(rates[f"vafer, {detect}"], *parts, strict=True)
-        ]
+    for name, found in alone.items():
+        seconds, worked = map(statistics.median, zip(*found, strict=True))
         print(
-            f"{detect}: {statistics.median(reached):.0%} of what its slowest stage does alone  "
-            f"({min(reached):.0%} to {max(reached):.0%})"
+            f"{name + ' alone':20} {1 / seconds:7.1f} frames/s"
+            f"  {1000 * worked:5.2f} ms of a core each"
         )
+    for detect in ("full", "search"):
+        parts = (alone[f"decode, {detect}"], alone[f"faces, {detect}"], alone["predict"])
+        of_slowest, of_all = [], []
+        for rate, *turn in zip(rates[f"vafer, {detect}"], *parts, strict=True):
+            of_slowest.append(rate * max(seconds for seconds, _ in turn))
+            of_all.append(rate * sum(worked for _, worked in turn) / available_cores())
+        print(
+            f"{detect}: {spread(of_slowest)} of what its slowest stage does alone, "
+            f"{spread(of_all)} of what {available_cores()} cores can do of all stages' work"
+        )
+
+
+def spread(shares: list[float]) -> str:
+    return f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
 
 
 if __name__ == "__main__":

@@ -79,8 +79,10 @@ def test_frames_are_shrunk_never_enlarged_and_padded_to_32() -> None:
     assert canvas.shape == (384, 640, 3)
     assert scale.tolist() == pytest.approx([1 / 3, 1 / 3])
 
-    canvas, _ = fitted(np.zeros((1920, 1080, 3), np.uint8), 640, None)
-    assert canvas.shape == (640, 384, 3)  # 360 wide, padded
+    canvas, _ = fitted(np.full((1920, 1080, 3), 9, np.uint8), 640, None)
+    assert canvas.shape == (640, 384, 3)
+    assert canvas[:, :360].min() == 9
+    assert canvas[:, 360:].max() == 0
 
     canvas, scale = fitted(np.zeros((100, 900, 3), np.uint8), 640, (320, 320))
     assert canvas.shape == (320, 320, 3)

@@ -22,6 +22,7 @@ from vafer import annotation, staged, workers
 from vafer.annotation import Progress
 from vafer.decoding import MOST_FRAMES, N_SLOTS, SLOT_BYTES
 from vafer.errors import VideoError
+from vafer.faces import Detector
 from vafer.options import Sampling
 from vafer.video import Chunk
 from vafer.workers import DecoderLostError, DecoderProcess
@@ -68,6 +69,44 @@ def test_any_number_of_workers_gives_the_same_table_to_the_bit(
         same(alone, vafer.annotate(videos, workers=n, **how))
     how["detect"] = "search"
     same(vafer.annotate(videos, workers=1, **how), vafer.annotate(videos, workers=3, **how))
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "n_lanes", "full", "search"),
+    [(1, 1, 1, 1), (2, 1, 2, 1), (2, 2, 1, 1), (8, 1, 8, 4), (8, 3, 2, 1), (16, 2, 8, 4)],
+)
+def test_lanes_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, n_cores: int, n_lanes: int, full: int, search: int
+) -> None:
+    monkeypatch.setattr(staged, "available_cores", lambda: n_cores)
+    assert staged.threads_of_lane(n_lanes, searches=False) == full
+    assert staged.threads_of_lane(n_lanes, searches=True) == search
+
+
+@pytest.mark.parametrize(("detect", "n_threads"), [("full", 4), ("search", 2)])
+def test_a_lane_and_its_process_have_their_share(
+    sample: Path,
+    how: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    detect: str,
+    n_threads: int,
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).symlink_to(sample)
+    monkeypatch.setattr(staged, "available_cores", lambda: 8)
+    asked: list[tuple[str, int]] = []
+
+    def spy(kind: type, *arguments: Any, **options: Any) -> Any:
+        if "n_threads" in options:
+            asked.append((kind.__name__, options["n_threads"]))
+        return kind(*arguments, **options)
+
+    for kind in (Detector, DecoderProcess):
+        monkeypatch.setattr(annotation, kind.__name__, partial(spy, kind))
+    vafer.annotate(tmp_path, workers=2, **{**how, "detect": detect})
+    expected = ["DecoderProcess", "DecoderProcess", "Detector", "Detector"]
+    assert sorted(asked) == [(name, n_threads) for name in expected]
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[DecoderProcess]:

@@ -309,19 +309,18 @@ def _with_deviation(found: dict[str, float | None]) -> str:
 
 def show_entries(entries: Sequence["Entry"]) -> None:
     """Print the table of models and detectors; to a file or a pipe one line each, with scores."""
+    default = "* used when none is named"
     if stdout.is_terminal:
-        stdout.print(_table_of(entries, with_scores=False), soft_wrap=False)
-    else:
-        Console(width=PIPE_COLUMNS).print(_table_of(entries, with_scores=True))
-    if any(entry.is_default for entry in entries):
-        stdout.print("* used when none is named")
-    if stdout.is_terminal:
+        stdout.print(_table_of(entries, with_scores=False), default, sep="\n", soft_wrap=False)
         for entry in entries:
             if entry.scores:
                 stdout.print(f"\n{entry.name}", markup=False)
             for score in entry.scores:
                 stdout.print(f"  {_printable(score)}", markup=False)
         stdout.print()
+    else:
+        Console(width=PIPE_COLUMNS).print(_table_of(entries, with_scores=True))
+        stdout.print(default)
     for score, meaning in EXPLAINED.items():
         if any(shown.startswith(f"{score} ") for entry in entries for shown in entry.scores):
             stdout.print(f"{score}: {meaning}")
@@ -331,6 +330,7 @@ def show_entries(entries: Sequence["Entry"]) -> None:
 
 
 def _table_of(entries: Sequence["Entry"], *, with_scores: bool) -> Table:
+    """A line each; without scores narrow enough for a terminal."""
     table = Table(box=None, pad_edge=False)
     for column in ("name", "kind", "where"):
         table.add_column(column, no_wrap=True)

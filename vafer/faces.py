@@ -199,7 +199,7 @@ class Fit:
         if self.inner != (self.shape[1], self.shape[0]):
             image = cv2.resize(image, self.inner, interpolation=cv2.INTER_LINEAR)
         canvas = np.zeros((self.canvas[1], self.canvas[0], 3), np.uint8)
-        # NumPy takes a tenth of the detector's own time to turn the channels round.
+        # Reversed by NumPy, channels took a tenth of the detector's own time.
         cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=canvas[: self.inner[1], : self.inner[0]])
         return canvas
 

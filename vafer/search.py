@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "6a1597a95caac87c56bb7e2a83e05fd8631d8ee165c180d7885897753b53e37b",  # vafer-faces
+    "c0bc067f047c012daf189e49d477e6b557b81c77bfa2c172dc42a8df1a848a3d",  # vafer-faces
 }
 
 

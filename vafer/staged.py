@@ -289,9 +289,10 @@ def available_cores() -> int:
 
 
 def threads_of_lane(n_lanes: int, *, searches: bool) -> int:
-    """How many threads each lane's detector and its decoder process get.
+    """How many threads each lane's detector gets, and its decoder process as many.
 
-    Pictures of a search are small: half of the cores is faster for it than all (bench/annotate.py).
+    Pictures of a search are small: half of two cores was 1.1 times as fast as both for one face
+    (docs/performance.md).
     """
     n_cores = available_cores()
     return max(1, (n_cores // 2 if searches else n_cores) // n_lanes)
@@ -299,13 +300,16 @@ def threads_of_lane(n_lanes: int, *, searches: bool) -> int:
 
 @contextmanager
 def shared_cores() -> Iterator[None]:
-    """OpenCV on the thread that calls it, PyTorch on half of the cores: the others have work.
+    """OpenCV on the thread that calls it, PyTorch on half of the cores, or two: others have work.
+
+    On two cores both make search with a model of 224 pixels 1.3 times as fast as one, and cost a
+    thirtieth with the embedded one (docs/performance.md).
 
     Predictions may differ in their last bits by the number of threads, so all ways to run use it.
     """
     before: Mapping[str, int] = {"cv2": cv2.getNumThreads(), "torch": torch.get_num_threads()}
     cv2.setNumThreads(1)
-    torch.set_num_threads(max(1, available_cores() // 2))
+    torch.set_num_threads(min(available_cores(), max(2, available_cores() // 2)))
     try:
         yield
     finally:

@@ -5,8 +5,8 @@
 
 FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names,
 SCENERY pictures without a face, PEOPLE photographs of people; none of what it is judged on.
-The same command goes on where it was stopped; one with another --steps or --scale does too, after
-it has mined hard negatives in the scenery. The ONNX file is `detector.onnx` in the run folder.
+The same command goes on where it was stopped; one with other --steps, --scale or SCENERY does
+too, after it has mined hard negatives there. The ONNX file is `detector.onnx` in the run folder.
 """
 
 import argparse

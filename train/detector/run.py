@@ -64,7 +64,8 @@ class Batches(Dataset[Batch]):
     def __init__(
         self, material: Material, config: DetectorConfig, suspects: np.ndarray | None = None
     ) -> None:
-        self.composer, self.config = Composer(material, suspects), config
+        self.composer = Composer(material, suspects)
+        self.config = config
 
     def __len__(self) -> int:
         return self.config.steps
@@ -120,21 +121,20 @@ def train_detector(
         net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
     )
     start, before = 0, list[dict[str, Any]]()  # calls that went before this one
-    suspects, scenery = None, _digest(material.scenery)
+    suspects, scenery = None, _digest_of(material.scenery)
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         net.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         start, before = state["step"], state["calls"]
-        is_same = {**before[-1], "until": config.steps} == {**asdict(config), "until": config.steps}
-        if is_same:
-            before.pop()
-        if is_same and state.get("scenery") == scenery:
+        asked = {**asdict(config), "until": config.steps}
+        if {**before[-1], "until": config.steps} == asked and state["scenery"] == scenery:
+            before.pop()  # the same goes on
             suspects = None if state["suspects"] is None else np.array(state["suspects"])
-        elif material.scenery:
+        elif material.scenery and start < config.steps:
             on_progress("looking for what is taken for a face")
-            suspects = most_like_faces(average.module.eval(), material.scenery)  # type: ignore[arg-type]
+            suspects = most_like_faces(average.module.eval(), material.scenery)
         _forget_after(start, out / "log.jsonl")
         on_progress(f"going on after step {start}")
     batches = Batches(material, config, suspects)
@@ -191,7 +191,8 @@ def _facts(material: Material, calls: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _digest(pictures: list[Labelled]) -> str:
+def _digest_of(pictures: list[Labelled]) -> str:
+    """SHA-256 over the pictures' files, in their order."""
     digest = hashlib.sha256()
     for picture in pictures:
         digest.update(hashlib.sha256(picture.file).digest())

@@ -54,8 +54,8 @@ def test_sides_that_no_stride_divides_are_filled_up() -> None:
     assert found[0] > 0.9
     assert 56 / 70 <= found[1] < 1
     assert 40 / 50 <= found[2] < 1
-    # What is filled up with is mid grey, and here that is more like a face than black; cells that
-    # lie in it alone are not asked.
+    # What is filled up with is mid grey, and here that is more like a face than black; cells whose
+    # centre lies in it are left out.
     (found,) = most_like_faces(TakesWhiteForAFace(), [nothing(50, 70)])
     assert found[1:].max() < 1
 
