@@ -160,6 +160,10 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
         vafer.merge([a, b], b, overwrite=True)
     with pytest.raises(UsageError, match="is to be merged itself"):
         vafer.merge([a, b], a / "a.mp4.parquet", overwrite=True)
+    for inside in (a / "all.parquet", a / "below" / "all.parquet"):
+        with pytest.raises(UsageError, match="which is to be merged"):
+            vafer.merge([a, b], inside)
+        assert not inside.exists()
     with pytest.raises(UsageError, match="there already"):
         vafer.merge([a], b)
     with pytest.raises(UsageError, match="a run of vafer annotate that is not finished"):

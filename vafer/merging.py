@@ -69,6 +69,12 @@ def merge(
     read = {file.resolve() for output in outputs for file in output.files}
     if {out.resolve(), videos_path_of(out).resolve()} & read:
         raise UsageError(f"{display_path(out)} is to be merged itself: give another --out")
+    for folder in paths:
+        if folder.is_dir() and folder.resolve() in out.resolve().parents:
+            raise UsageError(
+                f"{display_path(out)} lies in {display_path(folder)}, which is to be merged and "
+                "holds its own tables alone: give another --out"
+            )
     with own_folder(parts_folder_of(out), name=out):
         if any(parts_folder_of(out).iterdir()):
             raise UsageError(

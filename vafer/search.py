@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "c0bc067f047c012daf189e49d477e6b557b81c77bfa2c172dc42a8df1a848a3d",  # vafer-faces
+    "355c2424ce10dd8b18686a378a3814b756537d97b95fdd15134894bf3c571bd7",  # vafer-faces
 }
 
 
