@@ -5,8 +5,7 @@
 
 FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names,
 SCENERY pictures without a face, PEOPLE photographs of people; none of what it is judged on.
-The same command goes on where it was stopped; one with other --steps, --scale or SCENERY does
-too, after it has mined hard negatives there. The ONNX file is `detector.onnx` in the run folder.
+The same command goes on where it was stopped. The ONNX file is `detector.onnx` in the run folder.
 """
 
 import argparse
@@ -35,8 +34,9 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="of the labels; the run folder by default")
     parser.add_argument("--steps", type=int, default=DetectorConfig().steps)
     parser.add_argument("--scale", type=int, default=DetectorConfig().scale, help="of the batches")
+    parser.add_argument("--bf16", action="store_true", help="for processors that compute in it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
+    parser.add_argument("--workers", type=int, help="processes that make scenes")
     arguments = parser.parse_args()
 
     started = time.monotonic()
@@ -46,6 +46,10 @@ def main() -> int:
 
     torch.set_flush_denormal(True)
     cv2.setNumThreads(1)  # the processes that make scenes inherit it, and share the cores already
+    cores = len(os.sched_getaffinity(0))
+    if arguments.device == "cpu":  # a scene takes twice as long as what the network does with it
+        torch.set_num_threads(max(1, cores // 3))
+    workers = arguments.workers or (cores if arguments.device == "cpu" else max(1, cores - 1))
     try:
         with own_folder(arguments.out):
             material = load_material(
@@ -65,9 +69,9 @@ def main() -> int:
             path = train_detector(
                 material,
                 arguments.out,
-                DetectorConfig(steps=arguments.steps, scale=arguments.scale),
+                DetectorConfig(arguments.steps, arguments.scale, arguments.bf16),
                 device=arguments.device,
-                workers=arguments.workers,
+                workers=workers,
                 on_progress=tell,
             )
     except VaferError as error:

@@ -14,12 +14,15 @@ from vafer.files import write_whole
 OPSET = 13
 
 
-def export(net: nn.Module, path: Path, card: dict[str, Any]) -> None:
-    """Write a trained `FaceNet` with its card, as the metadata `vafer`; input of any size."""
+def export(net: nn.Module, path: Path, card: dict[str, Any], shift: float) -> None:
+    """Write a trained `FaceNet` with its card, as the metadata `vafer`; input of any size.
+
+    shift: of its logits, downwards.
+    """
     import onnx
 
     outputs = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES]
-    layout = SCRFDLayout(net.cpu()).eval()  # type: ignore[arg-type]
+    layout = SCRFDLayout(net.cpu(), shift).eval()  # type: ignore[arg-type]
 
     def write(temporary: Path) -> None:
         with warnings.catch_warnings():

@@ -13,8 +13,8 @@ from train.detector.network import STRIDES, centres
 def most_like_faces(net: nn.Module, pictures: list[Labelled]) -> np.ndarray:
     """Of each picture the cell with the highest score: float32 (N, 3).
 
-    The score, before `SHIFTS`, and the cell's centre, x and y in shares of width and height. net: a
-    `FaceNet` in evaluation mode.
+    The score, before any shift, and the cell's centre, x and y in shares of width and height. net:
+    a `FaceNet` in evaluation mode.
     """
     device = next(net.parameters()).device
     found = np.zeros((len(pictures), 3), np.float32)

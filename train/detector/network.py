@@ -18,8 +18,6 @@ N_POINTS = 5
 WIDTHS = (16, 48, 96, 160, 160)  # channels at strides 2, 4, 8, 16, 32
 N_NECK = 80
 PRIOR = 0.01  # score that every cell starts with
-# Of the exported logits, downwards, per stride and anchor. Its card says how they were chosen.
-SHIFTS = ((0.65, 0.6), (0.65, 0.85), (0.65, 0.65))
 
 
 class Found(NamedTuple):
@@ -34,9 +32,24 @@ class Found(NamedTuple):
     points: torch.Tensor
 
 
+class _Conv2d(nn.Conv2d):
+    """The same values; in training, depthwise ones with a stride leave out what they computed.
+
+    oneDNN takes three to ten times as long for the gradient of a depthwise convolution with a
+    stride of 2 as for that of one without.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stride = self.stride[0]
+        if not self.training or self.groups == 1 or stride == 1:
+            return super().forward(x)
+        dense = F.conv2d(x, self.weight, padding=self.padding, groups=self.groups)
+        return dense[..., ::stride, ::stride].contiguous(memory_format=torch.channels_last)
+
+
 def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+        _Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(n_out),
         nn.ReLU(),
     )
@@ -84,12 +97,12 @@ class FaceNet(nn.Module):
             levels.append(lateral(x))
         for i in (1, 0):
             levels[i] = levels[i] + F.interpolate(levels[i + 1], scale_factor=2.0, mode="nearest")
-        return [
-            _decode(head(smooth(level)), i)
-            for i, (level, smooth, head) in enumerate(
-                zip(levels, self.smooth, self.heads, strict=True)
-            )
-        ]
+        smoothed = [smooth(level) for level, smooth in zip(levels, self.smooth, strict=True)]
+        with torch.autocast(x.device.type, enabled=False):
+            return [
+                _decode(head(level.float()), i)
+                for i, (level, head) in enumerate(zip(smoothed, self.heads, strict=True))
+            ]
 
     def forward(self, x: torch.Tensor) -> Found:
         return Found(*(torch.cat(parts, dim=1) for parts in zip(*self.maps(x), strict=True)))
@@ -97,7 +110,7 @@ class FaceNet(nn.Module):
 
 def _decode(raw: torch.Tensor, level: int) -> Found:
     """(N, 2 · 15, h, w) → values per cell and anchor, in the order rows, columns, anchors."""
-    values = raw.permute(0, 2, 3, 1).reshape(len(raw), -1, N_ANCHORS, 1 + 4 + 2 * N_POINTS).float()
+    values = raw.permute(0, 2, 3, 1).reshape(len(raw), -1, N_ANCHORS, 1 + 4 + 2 * N_POINTS)
     half = values.new_tensor(SIZES[level]).view(1, 1, N_ANCHORS, 1) / 2 / STRIDES[level]
     boxes = half * values[..., 1:5].clamp(-4, 4).exp()
     points = half * values[..., 5:]
@@ -107,19 +120,16 @@ def _decode(raw: torch.Tensor, level: int) -> Found:
 class SCRFDLayout(nn.Module):
     """The network as SCRFD's ONNX files give it: one picture → nine outputs of (cells · 2, C).
 
-    Scores first, of strides 8, 16, 32, then boxes, then landmarks.
+    Scores first, of strides 8, 16, 32, then boxes, then landmarks. shift: of the logits, downwards.
     """
 
-    def __init__(self, net: FaceNet) -> None:
+    def __init__(self, net: FaceNet, shift: float) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.shift = net, shift
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         maps = self.net.maps(x)
-        scores = [
-            (m.logits.reshape(-1, N_ANCHORS) - m.logits.new_tensor(shifts)).sigmoid().reshape(-1, 1)
-            for m, shifts in zip(maps, SHIFTS, strict=True)
-        ]
+        scores = [(m.logits.reshape(-1, 1) - self.shift).sigmoid() for m in maps]
         boxes = [m.boxes.reshape(-1, 4) for m in maps]
         points = [m.points.reshape(-1, 2 * N_POINTS) for m in maps]
         return (*scores, *boxes, *points)

@@ -5,10 +5,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from train.detector.mining import most_like_faces
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
+from vafer.errors import UsageError
 from vafer.files import write_text, write_whole
 
 # Height, width, scenes in a batch, share of the batches. Large faces need large scenes; batches
@@ -30,14 +31,22 @@ SHAPES = (
     (224, 384, 12, 0.1), (384, 256, 10, 0.08), (480, 480, 5, 0.07), (384, 640, 4, 0.05),
 )  # fmt: skip
 LOG_EVERY, KEEP_EVERY = 50, 250
+MINED_AT = (0.4, 0.7)  # shares of the steps after which hard negatives are looked for
+# Of the scenery, in blocks of so many neighbours, one in SET_ASIDE is never trained on. The scores
+# are shifted so that a share of FALSE_FACES of these pictures has one of 0.5 or more.
+BLOCK, SET_ASIDE, FALSE_FACES = 50, 10, 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
-    """A training: `steps` batches of about `scale` million pixels, AdamW, warm-up and cosine."""
+    """A training: `steps` batches of about `scale` million pixels, AdamW, warm-up and cosine.
 
-    steps: int = 20_000
+    bf16: all but heads and losses computes in bfloat16.
+    """
+
+    steps: int = 22_000
     scale: int = 1
+    bf16: bool = False
     lr: float = 3e-3
     weight_decay: float = 0.01
     warmup: int = 200
@@ -108,11 +117,15 @@ def train_detector(
 ) -> Path:
     """Train, or go on where `out` stopped; returns the ONNX file.
 
-    A call that goes on with other options or scenery than before first mines hard negatives: what
-    the network takes for faces in the scenery, if there is any, is shown more often from then on.
+    Hard negatives are mined on the way (`MINED_AT`): what the network takes for faces in the
+    scenery, if there is any, is shown more often from then on. Raises UsageError where `out` holds
+    a training with other options or other scenery.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "last.pt"
+    shown, set_aside = _split(material.scenery)
+    of_material = replace(material, scenery=shown)
+    asked = {**asdict(config), "scenery": _digest_of(material.scenery)}
     torch.manual_seed(config.seed)
     net = FaceNet().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
@@ -120,75 +133,102 @@ def train_detector(
     optimiser = torch.optim.AdamW(
         net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
     )
-    start, before = 0, list[dict[str, Any]]()  # calls that went before this one
-    suspects, scenery = None, _digest_of(material.scenery)
+    step, suspects = 0, None
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
+        if state["asked"] != asked:
+            raise UsageError(
+                f"{out} holds a training with {state['asked']}, and {asked} is asked for: "
+                "name another --out, or the same options and scenery to go on"
+            )
         net.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        start, before = state["step"], state["calls"]
-        asked = {**asdict(config), "until": config.steps}
-        if {**before[-1], "until": config.steps} == asked and state["scenery"] == scenery:
-            before.pop()  # the same goes on
-            suspects = None if state["suspects"] is None else np.array(state["suspects"])
-        elif material.scenery and start < config.steps:
+        step = state["step"]
+        suspects = None if state["suspects"] is None else np.array(state["suspects"])
+        _forget_after(step, out / "log.jsonl")
+        on_progress(f"going on after step {step}")
+    mined_at = {round(share * config.steps) for share in MINED_AT}
+    sums, logged = dict[str, torch.Tensor](), time.perf_counter()
+    while step < config.steps:
+        if shown and step in mined_at:
             on_progress("looking for what is taken for a face")
-            suspects = most_like_faces(average.module.eval(), material.scenery)
-        _forget_after(start, out / "log.jsonl")
-        on_progress(f"going on after step {start}")
-    batches = Batches(material, config, suspects)
-    began, sums = time.perf_counter(), dict[str, torch.Tensor]()
-    for step, batch in enumerate(_ahead(batches, start, workers), start + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = config.lr * min(
-                step / config.warmup, 0.5 * (1 + math.cos(math.pi * step / config.steps))
-            )
-        batch = Batch(*(part.to(device, non_blocking=True) for part in batch))
-        pictures = batch.pictures.permute(0, 3, 1, 2).float()
-        pictures = ((pictures - 127.5) / 128).contiguous(memory_format=torch.channels_last)
-        losses = detection_loss(net(pictures), batch.cells, batch.kinds, batch.boxes, batch.points)
-        optimiser.zero_grad()
-        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
-        optimiser.step()
-        average.update_parameters(net)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0) + value.detach()
-        if step % LOG_EVERY == 0:
-            rate = (step - start) / (time.perf_counter() - began)
-            entry = {"step": step, **{k: round(v.item() / LOG_EVERY, 4) for k, v in sums.items()}}
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(entry) + "\n")
-            on_progress(f"{entry}, {rate:.2f} steps/s")
-            sums.clear()
-        if step % KEEP_EVERY == 0 or step == config.steps:
-            state = {
-                "net": net.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step,
-                "calls": [*before, {**asdict(config), "until": step}],
-                "scenery": scenery,
-                "suspects": None if suspects is None else suspects.tolist(),
-            }
-            write_whole(checkpoint, partial(torch.save, state))
-    path = out / "detector.onnx"
-    calls = [*before, {**asdict(config), "until": config.steps}]
-    export(average.module, path, {"training": _facts(material, calls)})
-    return path
-
-
-def _facts(material: Material, calls: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a card says of a training. calls: their options, each `until` the step it came to."""
-    return {
+            suspects = most_like_faces(average.module.eval(), shown)
+        until = min(at for at in (*mined_at, config.steps) if at > step)
+        for batch in _ahead(Batches(of_material, config, suspects), range(step, until), workers):
+            step += 1
+            for group in optimiser.param_groups:
+                group["lr"] = config.lr * min(
+                    step / config.warmup, 0.5 * (1 + math.cos(math.pi * step / config.steps))
+                )
+            losses = _losses(net, Batch(*(part.to(device, non_blocking=True) for part in batch)),
+                             bf16=config.bf16)  # fmt: skip
+            optimiser.zero_grad()
+            torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
+            optimiser.step()
+            average.update_parameters(net)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            if step % LOG_EVERY == 0:
+                now = time.perf_counter()
+                entry = {
+                    "step": step,
+                    **{k: round(v.item() / LOG_EVERY, 4) for k, v in sums.items()},
+                }
+                with (out / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(entry) + "\n")
+                on_progress(f"{entry}, {LOG_EVERY / (now - logged):.2f} steps/s")
+                sums, logged = {}, now
+            if step % KEEP_EVERY == 0 or step == config.steps:
+                state = {
+                    "net": net.state_dict(),
+                    "average": average.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                    "asked": asked,
+                    "suspects": None if suspects is None else suspects.tolist(),
+                }
+                write_whole(checkpoint, partial(torch.save, state))
+    shift = 0.0
+    if set_aside:
+        on_progress(f"looking for false faces in {len(set_aside)} pictures set aside")
+        shift = shift_for(most_like_faces(average.module.eval(), set_aside)[:, 0])
+    facts = {
         "portraits": len(material.portraits),
         "frames": len(material.frames),
         "held_out": list(HELD_OUT),
-        "scenery": len(material.scenery),
+        "scenery": len(shown),
+        "set_aside": len(set_aside),
         "people": len(material.people),
-        "procedure": calls,
+        "procedure": asdict(config),
+        "shift": shift,
     }
+    path = out / "detector.onnx"
+    export(average.module, path, {"training": facts}, shift)
+    return path
+
+
+def shift_for(scores: np.ndarray) -> float:
+    """Of the logits, downwards, so that a share of `FALSE_FACES` of scores (N,) is 0.5 or more."""
+    p = float(np.quantile(scores, 1 - FALSE_FACES))
+    return math.log(p / (1 - p))
+
+
+def _losses(net: FaceNet, batch: Batch, *, bf16: bool) -> dict[str, torch.Tensor]:
+    pictures = batch.pictures.permute(0, 3, 1, 2).float()
+    pictures = ((pictures - 127.5) / 128).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bf16):
+        found = net(pictures)
+    return detection_loss(found, batch.cells, batch.kinds, batch.boxes, batch.points)
+
+
+def _split(scenery: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """Pictures to train on, and those that are set aside."""
+    parts: tuple[list[Labelled], list[Labelled]] = [], []
+    for i, picture in enumerate(scenery):
+        parts[i // BLOCK % SET_ASIDE == SET_ASIDE - 1].append(picture)
+    return parts
 
 
 def _digest_of(pictures: list[Labelled]) -> str:
@@ -205,11 +245,11 @@ def _forget_after(step: int, log: Path) -> None:
     write_text(log, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
 
 
-def _ahead(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
+def _ahead(batches: Batches, steps: range, workers: int) -> Iterator[Batch]:
     yield from DataLoader(
         batches,
         batch_size=None,
-        sampler=range(start, len(batches)),
+        sampler=steps,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),

@@ -50,7 +50,9 @@ GLASSES, DARK_LENSES = 0.25, 0.2  # share of faces that are given them, and of t
 # Shares of backgrounds and of pictures of no face that are pages of letters, and that have some on
 # them.
 PAGES, CAPTIONS = 0.2, 0.15
-PAGE = (240, 320)  # pixels: height and width of a page that is a picture of no face
+# Pixels, height and width, of pages that are pictures of no face, and how many of these are drawn:
+# each takes longer than most scenes.
+PAGE, N_PAGES = (240, 320), 400
 FONTS = sorted(  # Matplotlib's, but for one that has few letters
     file
     for file in (Path(matplotlib.get_data_path()) / "fonts/ttf").glob("DejaVu*.ttf")
@@ -147,7 +149,7 @@ class Composer:
     def nothing(self, rng: np.random.Generator) -> np.ndarray:
         """Any picture without a face, uint8 (H, W, 3)."""
         if rng.random() < PAGES:
-            return page(rng, *PAGE)
+            return _kept_page(int(rng.integers(N_PAGES)))
         if not self._empty:
             return background(rng, 64, 64).astype(np.uint8)
         picture = self._empty[self._any_empty(rng)].picture()
@@ -747,6 +749,13 @@ def _blank(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     tiny = cv2.resize(inner, (2, 2), interpolation=cv2.INTER_AREA)
     blank[y0:y1, x0:x1] = cv2.resize(tiny, inner.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return blank.clip(0, 255)
+
+
+@lru_cache(maxsize=N_PAGES)
+def _kept_page(number: int) -> np.ndarray:
+    sheet = page(np.random.default_rng(number), *PAGE)
+    sheet.flags.writeable = False
+    return sheet
 
 
 def page(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

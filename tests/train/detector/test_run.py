@@ -1,6 +1,7 @@
 """A detector is trained, goes on exactly, and is a file that insightface loads as SCRFD."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from tests.train.detector.test_scenes import frame, portrait
 from train.detector import run
 from train.detector.export import export
 from train.detector.material import Labelled, Material
-from train.detector.network import SHIFTS, SIZES, FaceNet, centres
-from train.detector.run import DetectorConfig, train_detector
+from train.detector.network import FaceNet, centres
+from train.detector.run import DetectorConfig, shift_for, train_detector
 from train.detector.scenes import Composer
+from vafer.errors import UsageError
+
+SHIFT = 0.6
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def net() -> FaceNet:
 
 def test_insightface_reads_what_the_network_says(net: FaceNet, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    export(net, path, {"name": "test"})
+    export(net, path, {"name": "test"}, SHIFT)
     detector = get_model(str(path), providers=["CPUExecutionProvider"])
     assert detector.taskname == "detection"
     assert detector.use_kps
@@ -60,8 +64,7 @@ def test_insightface_reads_what_the_network_says(net: FaceNet, tmp_path: Path) -
     with torch.inference_mode():
         found = net(x)
     cells = centres(96, 160)
-    shift_of = dict(zip(sum(SIZES, ()), sum(SHIFTS, ()), strict=True))
-    shifted = found.logits[0] - torch.tensor([shift_of[int(size)] for size in cells[:, 3]])
+    shifted = found.logits[0] - SHIFT
     best = shifted.argmax()
     at, stride = cells[best, :2], cells[best, 2]
     distances = found.boxes[0, best] * stride
@@ -73,23 +76,37 @@ def test_insightface_reads_what_the_network_says(net: FaceNet, tmp_path: Path) -
     np.testing.assert_allclose(boxes[0, 4], shifted[best].sigmoid(), atol=1e-4)
 
 
-def test_exported_scores_are_shifted_by_stride_and_anchor(net: FaceNet, tmp_path: Path) -> None:
+def test_every_exported_score_is_shifted(net: FaceNet, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    export(net, path, {})
+    export(net, path, {}, SHIFT)
     x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = session.run(None, {"input": x.numpy()})
     with torch.inference_mode():
         maps = net.maps(x)
-    for found, scores, shifts in zip(maps, outputs[:3], SHIFTS, strict=True):
-        for anchor, shift in enumerate(shifts):
-            expected = (found.logits[0, anchor::2] - shift).sigmoid()
-            np.testing.assert_allclose(scores[anchor::2, 0], expected, atol=1e-4)
+    for found, scores in zip(maps, outputs[:3], strict=True):
+        np.testing.assert_allclose(scores[:, 0], (found.logits[0] - SHIFT).sigmoid(), atol=1e-4)
+
+
+def test_strides_in_training_leave_values_and_gradients_as_they_are(net: FaceNet) -> None:
+    strided = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.stride[0] == 2]
+    depthwise = [m for m in strided if m.groups > 1]
+    assert len(depthwise) == 4
+    for conv in depthwise:
+        x = torch.randn(2, conv.in_channels, 10, 14, requires_grad=True)
+        given = []
+        for mode in (conv.train, conv.eval):
+            mode()
+            y = conv(x)
+            assert y.shape == (2, conv.in_channels, 5, 7)
+            given.append((y, *torch.autograd.grad(y.square().sum(), (x, conv.weight))))
+        for in_training, plain in zip(*given, strict=True):
+            torch.testing.assert_close(in_training, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_the_card_is_in_the_file(net: FaceNet, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    export(net, path, {"name": "test", "licence": "Apache-2.0"})
+    export(net, path, {"name": "test", "licence": "Apache-2.0"}, 0.0)
     properties = {p.key: p.value for p in onnx.load_model(path).metadata_props}
     assert json.loads(properties["vafer"]) == {"name": "test", "licence": "Apache-2.0"}
 
@@ -101,7 +118,7 @@ def test_a_run_goes_on_exactly(material: Material, tmp_path: Path) -> None:
 
     halted = tmp_path / "halted"
     with pytest.raises(InterruptedError):
-        train_detector(material, halted, config, workers=0, on_progress=_stop)
+        train_detector(material, halted, config, workers=0, on_progress=_stop_at(4))
     path = train_detector(material, halted, config, workers=0, on_progress=told.append)
     assert told[0] == "going on after step 2"
     assert path.read_bytes() == whole.read_bytes()
@@ -114,7 +131,7 @@ LOOKING = "looking for what is taken for a face"
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray | None]:
-    """The suspects of each call's scenes, in turn."""
+    """The suspects of each part's scenes, in turn."""
     found: list[np.ndarray | None] = []
 
     def composer(material: Material, suspects: np.ndarray | None) -> Composer:
@@ -125,54 +142,85 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray | None]:
     return found
 
 
-def test_the_next_call_looks_for_suspects_once(
+def test_hard_negatives_are_mined_on_the_way(
     material: Material, shown: list[np.ndarray | None], tmp_path: Path
 ) -> None:
     material.scenery.extend([frame(n_faces=0), nothing(64, 96, (32, 32))])
-    first, then = DetectorConfig(steps=2, warmup=2), DetectorConfig(steps=6, warmup=2)
+    config = DetectorConfig(steps=10, warmup=2)  # mined after 4 and 7
     told: list[str] = []
-    for name in ("whole", "halted"):
-        train_detector(material, tmp_path / name, first, workers=0, on_progress=told.append)
-    assert LOOKING not in told
-    train_detector(material, tmp_path / "whole", then, workers=0, on_progress=told.append)
-    assert told.count(LOOKING) == 1
-    with pytest.raises(InterruptedError):
-        train_detector(material, tmp_path / "halted", then, workers=0, on_progress=_stop_at_6)
-    train_detector(material, tmp_path / "halted", then, workers=0, on_progress=told.append)
-    assert told.count(LOOKING) == 1
+    train_detector(material, tmp_path / "whole", config, workers=0, on_progress=told.append)
+    assert told.count(LOOKING) == 2
+    never, first, second = shown
+    assert never is None
+    assert first is not None
+    assert second is not None
+    assert first.shape == (2, 3)
+    assert (first[0] != first[1]).any()
+    assert (first != second).any()
+
+    for stop_at in (6, 10):  # the last that was kept is 4, then 8
+        with pytest.raises(InterruptedError):
+            train_detector(
+                material, tmp_path / "halted", config, workers=0, on_progress=_stop_at(stop_at)
+            )
+    train_detector(material, tmp_path / "halted", config, workers=0)
     whole, halted = (tmp_path / name / "detector.onnx" for name in ("whole", "halted"))
     assert halted.read_bytes() == whole.read_bytes()
-    assert shown[:2] == [None, None]
-    looked, looked_again, resumed = shown[2:]
-    assert looked is not None
-    assert looked.shape == (2, 3)
-    assert (looked[0] != looked[1]).any()
-    np.testing.assert_array_equal(looked_again, looked)
-    np.testing.assert_array_equal(resumed, looked)
+    np.testing.assert_array_equal(shown[-1], second)
 
 
-def test_other_scenery_is_looked_at_anew(
-    material: Material, shown: list[np.ndarray | None], tmp_path: Path
-) -> None:
+def test_another_training_in_the_folder_is_refused(material: Material, tmp_path: Path) -> None:
     material.scenery.append(frame(n_faces=0))
-    config = DetectorConfig(steps=6, warmup=2)
-    with pytest.raises(InterruptedError):
-        train_detector(material, tmp_path, config, workers=0, on_progress=_stop_at_6)
+    train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(UsageError, match=r"'steps': 2,.*'steps': 4,.*another --out"):
+        train_detector(material, tmp_path, DetectorConfig(steps=4, warmup=2), workers=0)
     material.scenery[:] = [nothing(64, 96), frame(n_faces=0)]
-    train_detector(material, tmp_path, config, workers=0)
-    assert [None if suspects is None else len(suspects) for suspects in shown] == [None, 2]
-    calls = torch.load(tmp_path / "last.pt", weights_only=True)["calls"]
-    assert [call["until"] for call in calls] == [4, 6]
+    with pytest.raises(UsageError, match="scenery"):
+        train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
+    assert (tmp_path / "last.pt").read_bytes() == before
 
 
-def _stop_at_6(text: str) -> None:
-    if "'step': 6" in text:
-        raise InterruptedError
+def test_scores_are_shifted_by_pictures_set_aside(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "BLOCK", 1)
+    monkeypatch.setattr(run, "SET_ASIDE", 2)
+    material.scenery.extend([nothing(64, 96), nothing(64, 96, (32, 32))])
+    path = train_detector(material, tmp_path, DetectorConfig(steps=4, warmup=2), workers=0)
+    properties = {p.key: p.value for p in onnx.load_model(path).metadata_props}
+    facts = json.loads(properties["vafer"])["training"]
+    assert (facts["scenery"], facts["set_aside"]) == (1, 1)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = (material.scenery[1].picture().transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 128
+    scores = np.concatenate(session.run(None, {"input": x})[:3])
+    assert scores.max() == pytest.approx(0.5, abs=1e-3)
 
 
-def _stop(text: str) -> None:
-    if "'step': 4" in text:
-        raise InterruptedError
+def test_a_share_of_scores_stays_above_a_half() -> None:
+    scores = np.random.default_rng(0).uniform(0.01, 0.9, 2000)
+    shift = shift_for(scores)
+    shifted = 1 / (1 + np.exp(-(np.log(scores / (1 - scores)) - shift)))
+    assert (shifted >= 0.5).mean() == pytest.approx(run.FALSE_FACES, abs=1e-3)
+
+
+def test_bfloat16_comes_near_single_precision(material: Material, tmp_path: Path) -> None:
+    last = []
+    for bf16 in (False, True):
+        config = DetectorConfig(steps=2, warmup=2, bf16=bf16)
+        train_detector(material, tmp_path / f"{bf16}", config, workers=0)
+        last.append(json.loads((tmp_path / f"{bf16}/log.jsonl").read_text()))
+    assert last[0] != last[1]
+    for name in ("score", "box", "points"):
+        assert last[1][name] == pytest.approx(last[0][name], rel=0.05)
+
+
+def _stop_at(step: int) -> Callable[[str], None]:
+    def stop(text: str) -> None:
+        if f"'step': {step}," in text:
+            raise InterruptedError
+
+    return stop
 
 
 def test_a_scene_that_is_always_the_same_is_learnt(

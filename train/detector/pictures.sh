@@ -1,0 +1,81 @@
+#!/bin/sh
+# The pictures that the embedded detector learns from and is judged on, out of Debian 12's packages:
+#
+#     sh train/detector/pictures.sh PICTURES
+#
+# makes PICTURES/scenery (no faces), PICTURES/people and PICTURES/unpacked/wallpapers (judged on,
+# never trained on). 4.2 GB are fetched to PICTURES/packages, but for packages that are there
+# already; 15 GB of disk are needed. Needs apt-get, dpkg and Python; installs nothing.
+set -eu
+
+SCENERY='tuxpaint-stamps-default ufoai-textures lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
+    sway-backgrounds openarena-081-textures colobot-common-textures torcs-data supertuxkart-data
+    stellarium-data flightgear-data-base naev-data gimp-help-en kstars-data imagemagick-6-doc
+    lxqt-themes'
+PEOPLE='libdlib19.1 kphotoalbum labelme-examples visp-images-data texlive-publishers-doc bagel'
+WALLPAPERS='mate-backgrounds plasma-workspace-wallpapers ukui-wallpapers'
+
+mkdir -p "$1/packages"
+cd "$1"
+rm -rf scenery people unpacked
+
+# unpack KIND PACKAGE...: their files to unpacked/KIND.
+unpack() {
+    kind=$1
+    shift
+    for package in "$@"; do
+        ls packages/"$package"_*.deb >/dev/null 2>&1 || (cd packages && apt-get download "$package")
+        dpkg-deb -x packages/"$package"_*.deb "unpacked/$kind"
+    done
+}
+
+# drop FOLDER PATTERN: deletes the files below it whose paths match, in any case.
+drop() {
+    find "$1" -type f -regextype egrep -iregex "$2" -delete
+}
+
+mkdir unpacked
+unpack scenery $SCENERY
+unpack people $PEOPLE
+unpack wallpapers $WALLPAPERS
+
+share=unpacked/scenery/usr/share
+games=$share/games
+mkdir -p scenery/torcs scenery/stk scenery/stellarium scenery/flightgear scenery/naev scenery/kstars
+mv $share/tuxpaint/stamps $share/backgrounds scenery
+python3 -m zipfile -e $games/ufoai/base/0textures.pk3 scenery/ufoai
+python3 -m zipfile -e $games/openarena/baseoa/pak4-textures.pk3 scenery/openarena
+mv $games/colobot/textures scenery/colobot
+mv $games/torcs/tracks scenery/torcs
+mv $games/supertuxkart/data/textures $games/supertuxkart/data/tracks scenery/stk
+for part in nebulae landscapes scenery3d textures; do mv $share/stellarium/$part scenery/stellarium; done
+mv $games/flightgear/Scenery/Models $games/flightgear/Textures/Terrain scenery/flightgear
+mv $share/naev/dat/gfx/planet/exterior scenery/naev
+mv $share/gimp/2.0/help/en/images scenery/gimp
+mv $share/doc/HTML/en/kstars $share/kstars/textures scenery/kstars
+mv $share/doc/imagemagick-6-common/html/images scenery/imagemagick
+mv $share/lxqt scenery/lxqt
+find scenery -type l -delete
+
+# People, and maps that are no pictures of what they are put on.
+rm -r scenery/stamps/people scenery/stamps/seasonal scenery/stamps/symbols/faces
+rm -r scenery/stamps/sports/cartoon scenery/ufoai/textures/tex_pics scenery/stk/tracks/introcutscene*
+drop scenery/ufoai '.*_(sm|nm|gm|rm|nhm)\..*'
+drop scenery/torcs '.*/((pep|advert|isl|truck|cars)[^/]*|[^/]*(tree|ppl|crowd)[^/]*)'
+drop scenery/flightgear \
+    '.*(people|pilot|person|passenger|crew|farmer|worker|human|marshal|guard|jacket).*'
+drop scenery/flightgear '.*/Misc/[^/]*man[^/]*|.*/[^/]*boy[^/]*'
+drop scenery/flightgear \
+    '.*/(avro|atr42|tractor|medtruck|caisses|medpush|beltload|consroller|fuelfarm)[^/]*'
+
+doc=unpacked/people/usr/share/doc
+mkdir people
+mv $doc/libdlib19.1/examples/faces $doc/libdlib19.1/examples/johns people
+rm people/faces/dogs.jpg
+mv unpacked/people/usr/share/kphotoalbum/demo people/kphotoalbum
+rm -r people/kphotoalbum/CategoryImages
+mv $doc/labelme-examples/examples/instance_segmentation/data_dataset_voc/JPEGImages people/labelme
+mv unpacked/people/usr/share/visp-images-data/ViSP-images/Solvay/*2126x1463.jpg people
+mv $doc/bagel/html/_images/group.jpg $doc/texlive-doc/latex/jacow/TeamMeeting2019.jpg people
+mv $doc/texlive-doc/latex/ftc-notebook/src/images/aug18.jpg people
+rm -r unpacked/scenery unpacked/people
