@@ -171,14 +171,19 @@ def test_bad_usage_is_exit_2_and_does_nothing(
         [tmp_path / "missing.mp4", *options],
         [sample, *options, "--device", "tpu"],
         [sample, *options, "--start", 5, "--end", 2],
-        [sample, *options, "--det-size", 5],
+        [sample, *options, "--fps", 0],
+        [sample, *options, "--shard", "3/2"],
         [sample, "--model", "nonesuch", "--detector", "nonesuch"],
     ):
         code, stdout, stderr = run("annotate", *arguments, "--out", out)
         assert code == 2, stderr
         assert stderr.startswith("error: ")
         assert stdout == ""
-    assert run("annotate", sample, "--out", out, "--every", 0)[0] == 2
+    bounds = {"--every": 0, "--start": -1, "--end": -1, "--det-size": 5, "--min-face": -3}
+    for option, value in bounds.items():
+        code, _, stderr = run("annotate", sample, "--out", out, option, value)
+        assert code == 2
+        assert f"'{option}'" in stderr
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(store, "DEFAULT_DETECTOR", "gone")
     code, _, stderr = run("annotate", sample, "--out", out)
@@ -192,6 +197,10 @@ def test_an_output_that_cannot_be_written_is_exit_2_before_any_work(
     sample: Path, options: list[object], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
+    code, _, stderr = run("annotate", sample, "--out", tmp_path / "file", *options)
+    assert code == 2
+    assert stderr.startswith("error: ")  # before models are chosen, which would be said
+    assert "is a file and no .parquet" in stderr
     code, _, stderr = run("annotate", sample, "--out", tmp_path / "file" / "r.parquet", *options)
     assert code == 2
     assert "cannot be written" in stderr

@@ -55,6 +55,22 @@ def test_what_is_a_picture_folder(folder: Path) -> None:
     assert not is_picture_folder(folder / "missing")
 
 
+def test_a_picture_is_a_recording_of_one_frame_without_a_time(tmp_path: Path) -> None:
+    path = save(tmp_path / "portrait.JPG", 5)
+    info = probe(path)
+    assert (info.decoder, info.codec, info.pts, info.fps) == ("pictures", "jpg", None, None)
+    (frame,) = VideoReader(info)
+    assert clips.read(frame.image) == 5
+    assert (frame.index, frame.pts, frame.time_s) == (0, None, None)
+    with pytest.raises(VideoError, match="found pictures, expected times"):
+        VideoReader(info, sampling=Sampling(fps=1))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(VideoError, match=r"portrait\.JPG: a picture that cannot be read"):
+        probe(path)
+    with pytest.raises(VideoError, match="no such file"):
+        probe(tmp_path / "missing.png")
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "bmp", "webp"])
 def test_every_format_is_read_as_rgb(suffix: str, tmp_path: Path) -> None:
     save(tmp_path / f"1.{suffix}", 77)

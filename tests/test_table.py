@@ -147,8 +147,13 @@ def test_each_batch_read_back_holds_one_video(tmp_path: Path) -> None:
 def test_foreign_and_newer_tables_are_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pa.table({"x": [1]}), foreign)
-    with pytest.raises(OutputError, match="not a results table"):
+    with pytest.raises(OutputError, match=r"not a results table.*does not say how"):
         read_provenance(foreign)
+    foreign.write_text("notes")
+    with pytest.raises(OutputError, match=r"found no whole Parquet file$"):
+        read_provenance(foreign)
+    with pytest.raises(OutputError, match=r"found no such file or directory$"):
+        read_provenance(tmp_path / "gone.parquet")
     newer = tmp_path / "newer.parquet"
     with TableWriter(newer, {"schema_version": 99}):
         pass

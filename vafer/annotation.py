@@ -147,6 +147,9 @@ def annotate(
         raise UsageError(f"{workers} workers: expected 1 or more")
     if detect not in DETECT:
         raise UsageError(f"--detect {detect}: expected {', '.join(DETECT)}")
+    if out is not None:
+        out = Path(out)
+        check_output(out, sources)
     torch_device = choose_device(device)
     chosen_detector = choose_detector(detector, on_notice=on_notice)
     chosen_model = choose_model(model, on_notice=on_notice)
@@ -203,8 +206,6 @@ def annotate(
     }
     on_progress(Progress(0.0, None, 0, 0, 0, len(sources)))
     if out is not None:
-        out = Path(out)
-        check_output(out, sources)
         with own_folder(parts_folder_of(out), name=out):
             if overwrite:
                 remove_output(out)

@@ -13,7 +13,7 @@ import typer
 
 from vafer import __version__, console
 from vafer.errors import OutputError, UsageError, VaferError
-from vafer.options import BATCH_SIZE, DetectorOptions, Sampling, Shard, SplitOptions
+from vafer.options import BATCH_SIZE, STRIDE, DetectorOptions, Sampling, Shard, SplitOptions
 
 app = typer.Typer(
     name="vafer",
@@ -129,19 +129,21 @@ def annotate(
         float | None, typer.Option(metavar="F", help="Analyse F frames a second only.")
     ] = None,
     start: Annotated[
-        float | None, typer.Option(metavar="S", help="Begin at S seconds of each video.")
+        float | None, typer.Option(metavar="S", help="Begin at S seconds of each video.", min=0)
     ] = None,
     end: Annotated[
-        float | None, typer.Option(metavar="S", help="Stop before S seconds of each video.")
+        float | None, typer.Option(metavar="S", help="Stop before S seconds of each video.", min=0)
     ] = None,
     det_size: Annotated[
-        int, typer.Option(help="Frames are shrunk, never enlarged, to this longer side.")
+        int,
+        typer.Option(help="Frames are shrunk, never enlarged, to this longer side.", min=STRIDE),
     ] = DetectorOptions.size,
     det_threshold: Annotated[
         float, typer.Option(help="Least score of a face.")
     ] = DetectorOptions.threshold,
     min_face: Annotated[
-        float, typer.Option(metavar="PX", help="Least shorter side of a face, in frame pixels.")
+        float,
+        typer.Option(metavar="PX", help="Least shorter side of a face, in frame pixels.", min=0),
     ] = DetectorOptions.min_face,
     max_faces: Annotated[
         int | None,
@@ -186,13 +188,15 @@ def annotate(
     finished is kept.
     """
     with _errors_shown():
-        from vafer.annotation import Progress
-        from vafer.annotation import annotate as run
-
         sampling = Sampling(every=every, fps=fps, start_s=start, end_s=end)
         detection = DetectorOptions(
             size=det_size, threshold=det_threshold, min_face=min_face, max_faces=max_faces
         )
+        part = None if shard is None else Shard.parse(shard)
+
+        from vafer.annotation import Progress
+        from vafer.annotation import annotate as run
+
         with console.progress_display(quiet=quiet) as show:
 
             def on_progress(progress: Progress) -> None:
@@ -210,7 +214,7 @@ def annotate(
                 detect=detect,
                 batch_size=batch_size,
                 workers=workers,
-                shard=None if shard is None else Shard.parse(shard),
+                shard=part,
                 overwrite=overwrite,
                 on_progress=on_progress,
                 on_notice=console.show_notice if not quiet else lambda text: None,

@@ -1,4 +1,4 @@
-"""A folder of numbered pictures: which files are its frames, and their pixels."""
+"""A folder of numbered pictures, or a single one: which files are the frames, and their pixels."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def numbered_pictures(folder: Path) -> list[Path]:
     """
     series: dict[str, list[tuple[int, str, Path]]] = {}
     for path in folder.iterdir():
-        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+        if not is_picture(path) or path.name.startswith("."):
             continue
         if number := re.search(r"[0-9]+$", path.stem):
             prefix = path.stem[: number.start()]
@@ -26,6 +26,16 @@ def numbered_pictures(folder: Path) -> list[Path]:
     if "" not in series and len(series) != 1:
         return []
     return [path for _, _, path in sorted(series.get("") or next(iter(series.values())))]
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path, by its ending, names a picture."""
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def pictures_of(path: Path) -> list[Path]:
+    """The frames of a recording that is a single picture, or a folder; see `numbered_pictures`."""
+    return numbered_pictures(path) if path.is_dir() else [path]
 
 
 def is_picture_folder(path: Path) -> bool:

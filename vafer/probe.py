@@ -10,7 +10,7 @@ import numpy as np
 
 from vafer.container import open_container, packets, refusal, unusable, video_stream
 from vafer.errors import counted, display_path
-from vafer.pictures import numbered_pictures, read_picture
+from vafer.pictures import is_picture, pictures_of, read_picture
 
 VIDEO_SUFFIXES = frozenset(
     (  # noqa: SIM905 - a list of quoted words would take thirty lines
@@ -83,11 +83,12 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """What `path`, a video file or a folder of numbered pictures, holds.
+    """What `path`, a video file, a folder of numbered pictures or a single one, holds.
 
     Reads every packet and decodes one frame. Raises VideoError where there is nothing to decode.
     """
-    return _probe_pictures(path) if path.is_dir() else _probe_video(path)
+    of_pictures = path.is_dir() or (is_picture(path) and path.is_file())
+    return _probe_pictures(path) if of_pictures else _probe_video(path)
 
 
 def count_frames(path: Path, *, expected: int) -> int:
@@ -270,19 +271,21 @@ def _matroska_size(path: Path) -> int | None:
     return None if is_unknown else at + value
 
 
-def _probe_pictures(folder: Path) -> VideoInfo:
+def _probe_pictures(path: Path) -> VideoInfo:
     try:
-        paths = numbered_pictures(folder)
+        paths = pictures_of(path)
     except OSError as error:
-        raise refusal(folder, (error.strerror or str(error)).lower(), "check the path") from error
+        raise refusal(path, (error.strerror or str(error)).lower(), "check the path") from error
     if not paths:
         found = "a folder without a series of numbered pictures"
-        raise refusal(folder, found, "name them 0001.png, 0002.png, … or give a video file")
+        raise refusal(path, found, "name them 0001.png, 0002.png, … or give a video file")
     first = next((image for image in map(read_picture, paths) if image is not None), None)
     if first is None:
-        raise refusal(folder, f"none of its {len(paths)} pictures can be read", "copy them again")
+        if paths == [path]:
+            raise refusal(path, "a picture that cannot be read", "copy it again")
+        raise refusal(path, f"none of its {len(paths)} pictures can be read", "copy them again")
     return VideoInfo(
-        path=folder,
+        path=path,
         width=first.shape[1],
         height=first.shape[0],
         rotation=0,

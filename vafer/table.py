@@ -281,8 +281,14 @@ def read_provenance(path: Path) -> dict[str, Any]:
         provenance = json.loads(metadata[METADATA_KEY])
         version = provenance["schema_version"]
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, OSError):
+            found = (error.strerror or str(error)).lower()
+        elif isinstance(error, pa.ArrowException):
+            found = "no whole Parquet file"
+        else:
+            found = "a Parquet file that does not say how vafer made it"
         raise OutputError(
-            f"{display_path(path)} is not a results table of vafer ({error!r})"
+            f"{display_path(path)} is not a results table of vafer: found {found}"
         ) from error
     if version > SCHEMA_VERSION:
         raise OutputError(

@@ -13,7 +13,7 @@ import numpy as np
 from vafer.decoders import decode, decodes_cleanly, open_decord, to_rgb
 from vafer.errors import VideoError, counted, display_path
 from vafer.options import ALL_FRAMES, Sampling
-from vafer.pictures import numbered_pictures, read_picture
+from vafer.pictures import pictures_of, read_picture
 from vafer.probe import VideoInfo
 
 SEEK_FROM_S = 2.0
@@ -64,10 +64,10 @@ class VideoReader:
         self._n_missing = 0
         self._is_used = False
         if info.pts is None and sampling.needs_time:
-            what = "is a folder of pictures" if info.decoder == "pictures" else "has no timestamps"
+            what = "pictures" if info.decoder == "pictures" else "a recording without timestamps"
             raise VideoError(
-                f"{display_path(info.path)} {what}: found a start, an end or a rate in seconds,"
-                " expected none; choose frames with --every instead"
+                f"{display_path(info.path)}: found {what}, expected times, since a start, an end or"
+                " a rate in seconds is asked for; choose frames with --every instead"
             )
 
     @property
@@ -107,7 +107,7 @@ class VideoReader:
         yield from self._from_pyav()
 
     def _from_pictures(self) -> Iterator[Frame]:
-        for index, path in enumerate(numbered_pictures(self.info.path)):
+        for index, path in enumerate(pictures_of(self.info.path)):
             is_wanted = self._wants(index, None)
             image = read_picture(path) if is_wanted else None
             if is_wanted and image is None:
