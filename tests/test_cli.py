@@ -10,8 +10,10 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import cv2
 import polars as pl
 import pytest
+import skimage
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -68,6 +70,19 @@ def test_a_run_prints_a_summary(sample: Path, options: list[object], tmp_path: P
     assert code == 0
     assert "1 of an earlier run with other inputs" in stdout
     assert {*pl.read_parquet(out)["video"]} == {"other.mp4", sample.name}
+
+
+def test_a_single_picture_has_no_time(options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "r.parquet"
+    cv2.imwrite(str(tmp_path / "face.jpg"), skimage.data.astronaut()[..., ::-1])
+    code, _, stderr = run("annotate", tmp_path / "face.jpg", "--out", out, *options)
+    assert code == 0, stderr
+    (row,) = pl.read_parquet(out).iter_rows(named=True)
+    assert (row["video"], row["frame_index"], row["pts"], row["time_s"]) == (
+        "face.jpg", 0, None, None,
+    )  # fmt: skip
+    (video,) = pl.read_parquet(out.with_name("r.videos.parquet")).iter_rows(named=True)
+    assert (video["status"], video["decoder"], video["fps"]) == ("done", "pictures", None)
 
 
 def test_outputs_that_differ_in_case_alone_are_two(

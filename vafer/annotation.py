@@ -118,10 +118,11 @@ def annotate(
 ) -> Results:
     """Valence and arousal of every face in every frame of recordings.
 
-    inputs: videos, folders of numbered pictures, and folders that are searched for both. out: a
-    .parquet file, or a folder that gets one file per recording; None keeps nothing on disk. model,
-    detector: names or paths; see `vafer.store`. detect: `full` looks for faces in every whole
-    frame, `search` mostly around those of the frame before, see `vafer.search`; `auto` is `search`
+    inputs: videos, folders of numbered pictures, single pictures, and folders that are searched for
+    the first two. out: a .parquet file, or a folder that gets one file per recording; None keeps
+    nothing on disk. model, detector: names or paths; see `vafer.store`. detect: `full` looks for
+    faces in every whole frame, `search` mostly around those of the frame before, see
+    `vafer.search`; `auto` is `search`
     on a CPU with a detector for which both are known to agree. workers: how many recordings are at
     work at once, each decoded in a process of its own, see `vafer.staged`; one a core without, at
     most 16; 1 does all in this process, one recording after the other. shard: the part of the

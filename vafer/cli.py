@@ -94,7 +94,8 @@ def annotate(
         list[Path],
         typer.Argument(
             metavar="INPUT",
-            help="Videos, folders of numbered pictures, or folders to search for both.",
+            help="Videos, folders of numbered pictures, single pictures, or folders to search for "
+            "the first two.",
             show_default=False,
         ),
     ],

@@ -84,5 +84,5 @@ def unusable(path: Path, found: str, advice: str) -> VideoError:
 
 def refusal(path: Path, found: str, advice: str) -> VideoError:
     """The error that says what was found at `path` instead of a video, and what to do."""
-    expected = "expected a video or a folder of numbered pictures"
+    expected = "expected a video, a picture or a folder of numbered pictures"
     return VideoError(f"{display_path(path)}: {found}; {expected}; {advice}")

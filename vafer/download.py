@@ -73,9 +73,10 @@ def download(file: RemoteFile, path: Path) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """What an exception says, or its kind where it says nothing."""
+    """What an exception says, that of a failed connection without its wrapping, or its kind where
+    it says nothing."""
     if isinstance(error, URLError) and isinstance(error.reason, OSError):
-        return f"no connection: {error.reason.strerror or in_one_line(error.reason)}"
+        return f"cannot connect: {in_one_line(error.reason)}"
     return " ".join(str(error).split()).strip("<>") or type(error).__name__
 
 

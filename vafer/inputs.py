@@ -15,7 +15,7 @@ from vafer.store import sha256
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One recording: a video file, or a folder of numbered pictures.
+    """One recording: a video file, a folder of numbered pictures, or a single picture.
 
     video: its name in the tables, unique over the run; the path relative to the input folder, with
     POSIX separators, or the file's own name where it was given by itself. Bytes of a name that are
@@ -30,8 +30,9 @@ def find_sources(inputs: Iterable[Path]) -> list[Source]:
     """Find all recordings, ordered by `video`.
 
     Folders are searched recursively for known video endings and for folders of numbered pictures;
-    hidden files are passed over. A file that is named is always tried. Raises UsageError when an
-    input is missing, when there is no recording, and when two would get the same `video`.
+    hidden files are passed over. A file that is named, such as a picture, is always tried. Raises
+    UsageError when an input is missing, when there is no recording, and when two would get the same
+    `video`.
     """
     inputs = list(inputs)
     found: dict[str, Source] = {}

@@ -32,7 +32,7 @@ class DetectorOptions:
         if self.size < STRIDE:
             raise UsageError(f"detection size {self.size}: expected {STRIDE} pixels or more")
         if not 0 < self.threshold < 1:
-            raise UsageError(f"--det-threshold {self.threshold:g}: expected more than 0, below 1")
+            raise UsageError(f"--det-threshold {self.threshold}: expected more than 0, below 1")
         if not 0 <= self.min_face < math.inf:
             raise UsageError(f"smallest face {self.min_face}: expected 0 pixels or more")
         if self.max_faces is not None and self.max_faces < 1:
@@ -57,16 +57,14 @@ class Sampling:
         if self.every < 1:
             raise UsageError(f"every {self.every} frames: expected 1 or more")
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise UsageError(f"--fps {self.fps:g}: expected more than 0 frames a second")
+            raise UsageError(f"--fps {self.fps}: expected more than 0 frames a second")
         if self.fps is not None and self.every != 1:
             raise UsageError("both --every and --fps: give one of them")
         for name, value in (("start", self.start_s), ("end", self.end_s)):
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} at {value} s: expected 0 seconds or more")
         if self.end_s is not None and (self.start_s or 0.0) >= self.end_s:
-            raise UsageError(
-                f"--start {self.start_s or 0:g} s is not before --end {self.end_s:g} s"
-            )
+            raise UsageError(f"--start {self.start_s or 0.0} s is not before --end {self.end_s} s")
 
     @property
     def needs_time(self) -> bool:

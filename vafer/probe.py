@@ -274,6 +274,8 @@ def _matroska_size(path: Path) -> int | None:
 def _probe_pictures(path: Path) -> VideoInfo:
     try:
         paths = pictures_of(path)
+        if paths == [path]:
+            path.open("rb").close()  # says why it cannot be
     except OSError as error:
         raise refusal(path, (error.strerror or str(error)).lower(), "check the path") from error
     if not paths:
@@ -282,7 +284,7 @@ def _probe_pictures(path: Path) -> VideoInfo:
     first = next((image for image in map(read_picture, paths) if image is not None), None)
     if first is None:
         if paths == [path]:
-            raise refusal(path, "a picture that cannot be read", "copy it again")
+            raise refusal(path, "a picture that is damaged", "copy it again")
         raise refusal(path, f"none of its {len(paths)} pictures can be read", "copy them again")
     return VideoInfo(
         path=path,

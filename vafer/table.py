@@ -280,22 +280,22 @@ def read_provenance(path: Path) -> dict[str, Any]:
             metadata = pq.read_metadata(file).metadata or {}
         provenance = json.loads(metadata[METADATA_KEY])
         version = provenance["schema_version"]
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, OSError):
-            found = (error.strerror or str(error)).lower()
-        elif isinstance(error, pa.ArrowException):
-            found = "no whole Parquet file"
-        else:
-            found = "a Parquet file that does not say how vafer made it"
-        raise OutputError(
-            f"{display_path(path)} is not a results table of vafer: found {found}"
-        ) from error
+    except pa.ArrowException as error:
+        raise _no_table(path, "no whole Parquet file") from error
+    except OSError as error:
+        raise _no_table(path, (error.strerror or str(error)).lower()) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_table(path, "a Parquet file that does not say how vafer made it") from error
     if version > SCHEMA_VERSION:
         raise OutputError(
             f"{display_path(path)} has table version {version}, this vafer knows {SCHEMA_VERSION}: "
             "install a newer vafer"
         )
     return provenance
+
+
+def _no_table(path: Path, found: str) -> OutputError:
+    return OutputError(f"{display_path(path)} is not a results table of vafer: found {found}")
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:

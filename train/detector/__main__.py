@@ -36,7 +36,9 @@ def main() -> int:
     parser.add_argument("--scale", type=int, default=DetectorConfig().scale, help="of the batches")
     parser.add_argument("--bf16", action="store_true", help="for processors that compute in it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, help="processes that make scenes")
+    parser.add_argument(
+        "--workers", type=int, help="processes that make scenes; one a core, with CUDA one less"
+    )
     arguments = parser.parse_args()
 
     started = time.monotonic()
@@ -47,10 +49,15 @@ def main() -> int:
     torch.set_flush_denormal(True)
     cv2.setNumThreads(1)  # the processes that make scenes inherit it, and share the cores already
     cores = len(os.sched_getaffinity(0))
-    if arguments.device == "cpu":  # a scene takes twice as long as what the network does with it
+    workers = max(1, cores - 1)
+    if arguments.device == "cpu":
+        # Scenes take about twice as long as what the network does with them (as a profile said).
         torch.set_num_threads(max(1, cores // 3))
-    workers = arguments.workers or (cores if arguments.device == "cpu" else max(1, cores - 1))
+        workers = cores
+    if arguments.workers is not None:
+        workers = arguments.workers
     try:
+        config = DetectorConfig(steps=arguments.steps, scale=arguments.scale, bf16=arguments.bf16)
         with own_folder(arguments.out):
             material = load_material(
                 arguments.faces,
@@ -69,7 +76,7 @@ def main() -> int:
             path = train_detector(
                 material,
                 arguments.out,
-                DetectorConfig(arguments.steps, arguments.scale, arguments.bf16),
+                config,
                 device=arguments.device,
                 workers=workers,
                 on_progress=tell,

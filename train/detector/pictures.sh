@@ -3,11 +3,18 @@
 #
 #     sh train/detector/pictures.sh PICTURES
 #
-# makes PICTURES/scenery (no faces), PICTURES/people and PICTURES/unpacked/wallpapers (judged on,
-# never trained on). 4.2 GB are fetched to PICTURES/packages, but for packages that are there
-# already; 15 GB of disk are needed. Needs apt-get, dpkg and Python; installs nothing.
+# makes PICTURES/scenery (no faces), PICTURES/people and PICTURES/wallpapers (judged on, never
+# trained on; to be looked through by bench/face_free.py). PICTURES must be a new folder, or one that
+# this has made: what it made before is made anew, but for the packages in PICTURES/packages, 4.2 GB,
+# of which only missing ones are fetched. Needs 15 GB of disk, apt-get with the sources of Debian 12,
+# dpkg, GNU find and Python; installs nothing.
 set -eu
 
+: "${1:?usage: sh pictures.sh PICTURES}"
+if [ -e "$1" ] && [ ! -d "$1/packages" ]; then
+    echo "$1 is there already, and not made by this script: name a new folder" >&2
+    exit 2
+fi
 SCENERY='tuxpaint-stamps-default ufoai-textures lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
     sway-backgrounds openarena-081-textures colobot-common-textures torcs-data supertuxkart-data
     stellarium-data flightgear-data-base naev-data gimp-help-en kstars-data imagemagick-6-doc
@@ -17,21 +24,30 @@ WALLPAPERS='mate-backgrounds plasma-workspace-wallpapers ukui-wallpapers'
 
 mkdir -p "$1/packages"
 cd "$1"
-rm -rf scenery people unpacked
+rm -rf scenery people wallpapers unpacked packages/fetching
 
 # unpack KIND PACKAGE...: their files to unpacked/KIND.
 unpack() {
     kind=$1
     shift
     for package in "$@"; do
-        ls packages/"$package"_*.deb >/dev/null 2>&1 || (cd packages && apt-get download "$package")
-        dpkg-deb -x packages/"$package"_*.deb "unpacked/$kind"
+        if ! ls packages/"$package"_*.deb >/dev/null 2>&1; then
+            mkdir packages/fetching
+            (cd packages/fetching && apt-get download "$package")
+            mv packages/fetching/*.deb packages
+            rmdir packages/fetching
+        fi
+        for deb in packages/"$package"_*.deb; do :; done
+        dpkg-deb -x "$deb" "unpacked/$kind"
     done
 }
 
-# drop FOLDER PATTERN: deletes the files below it whose paths match, in any case.
+# drop FOLDER PATTERN: deletes the files below it whose paths match, in any case; some must.
 drop() {
-    find "$1" -type f -regextype egrep -iregex "$2" -delete
+    if [ -z "$(find "$1" -type f -regextype egrep -iregex "$2" -print -delete)" ]; then
+        echo "nothing in $1 matches $2: are these the packages of Debian 12?" >&2
+        exit 1
+    fi
 }
 
 mkdir unpacked
@@ -78,4 +94,5 @@ mv $doc/labelme-examples/examples/instance_segmentation/data_dataset_voc/JPEGIma
 mv unpacked/people/usr/share/visp-images-data/ViSP-images/Solvay/*2126x1463.jpg people
 mv $doc/bagel/html/_images/group.jpg $doc/texlive-doc/latex/jacow/TeamMeeting2019.jpg people
 mv $doc/texlive-doc/latex/ftc-notebook/src/images/aug18.jpg people
-rm -r unpacked/scenery unpacked/people
+mv unpacked/wallpapers wallpapers
+rm -r unpacked

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
 from vafer.errors import UsageError
 from vafer.files import write_text, write_whole
+from vafer.output import differences
 
 # Height, width, scenes in a batch, share of the batches. Large faces need large scenes; batches
 # have about as many pixels each.
@@ -33,18 +34,19 @@ SHAPES = (
 LOG_EVERY, KEEP_EVERY = 50, 250
 MINED_AT = (0.4, 0.7)  # shares of the steps after which hard negatives are looked for
 # Of the scenery, in blocks of so many neighbours, one in SET_ASIDE is never trained on. The scores
-# are shifted so that a share of FALSE_FACES of these pictures has one of 0.5 or more.
-BLOCK, SET_ASIDE, FALSE_FACES = 50, 10, 0.01
+# are shifted so that a share of FALSE_FACES of these pictures, if they are ENOUGH, has one of 0.5
+# or more.
+BLOCK, SET_ASIDE, ENOUGH, FALSE_FACES = 50, 10, 100, 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorConfig:
     """A training: `steps` batches of about `scale` million pixels, AdamW, warm-up and cosine.
 
-    bf16: all but heads and losses computes in bfloat16.
+    bf16: all but heads and losses computes in bfloat16. Raises UsageError.
     """
 
-    steps: int = 22_000
+    steps: int = 54_000
     scale: int = 1
     bf16: bool = False
     lr: float = 3e-3
@@ -52,6 +54,12 @@ class DetectorConfig:
     warmup: int = 200
     ema_decay: float = 0.998
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UsageError(f"--steps {self.steps}: expected 1 or more")
+        if self.scale < 1:
+            raise UsageError(f"--scale {self.scale}: expected 1 or more")
 
 
 class Batch(NamedTuple):
@@ -75,9 +83,6 @@ class Batches(Dataset[Batch]):
     ) -> None:
         self.composer = Composer(material, suspects)
         self.config = config
-
-    def __len__(self) -> int:
-        return self.config.steps
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.config.seed, step])
@@ -115,134 +120,156 @@ def train_detector(
     workers: int = 1,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """Train, or go on where `out` stopped; returns the ONNX file.
+    """Train, or go on where `out` stopped, exactly on a like machine; returns the ONNX file.
 
     Hard negatives are mined on the way (`MINED_AT`): what the network takes for faces in the
     scenery, if there is any, is shown more often from then on. Raises UsageError where `out` holds
-    a training with other options or other scenery.
+    a training with other options or other material.
     """
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "last.pt"
-    shown, set_aside = _split(material.scenery)
-    of_material = replace(material, scenery=shown)
-    asked = {**asdict(config), "scenery": _digest_of(material.scenery)}
-    torch.manual_seed(config.seed)
-    net = FaceNet().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(net, multi_avg_fn=ema, use_buffers=True)
-    optimiser = torch.optim.AdamW(
-        net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
-    )
+    checkpoint, log = out / "last.pt", out / "log.jsonl"
+    scenery, set_aside = split(material.scenery)
+    shown = replace(material, scenery=scenery)
+    asked = {**asdict(config), "material": _digest_of(material)}
+    training = _Training(config, device)
     step, suspects = 0, None
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state["asked"] != asked:
+        if found := differences(state.get("asked", {}), asked):
             raise UsageError(
-                f"{out} holds a training with {state['asked']}, and {asked} is asked for: "
-                "name another --out, or the same options and scenery to go on"
+                f"{out} holds another training: {found}. Give the same options, faces, videos and "
+                "pictures to go on, or another --out"
             )
-        net.load_state_dict(state["net"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        training.load(state)
         step = state["step"]
         suspects = None if state["suspects"] is None else np.array(state["suspects"])
-        _forget_after(step, out / "log.jsonl")
         on_progress(f"going on after step {step}")
-    mined_at = {round(share * config.steps) for share in MINED_AT}
-    sums, logged = dict[str, torch.Tensor](), time.perf_counter()
+    _forget_after(step, log)
+    mined_at = {round(share * config.steps) for share in MINED_AT} - {0}
+    sums = dict[str, torch.Tensor]()
     while step < config.steps:
-        if shown and step in mined_at:
+        if scenery and step in mined_at:
             on_progress("looking for what is taken for a face")
-            suspects = most_like_faces(average.module.eval(), shown)
+            suspects = training.most_like_faces(scenery)
         until = min(at for at in (*mined_at, config.steps) if at > step)
-        for batch in _ahead(Batches(of_material, config, suspects), range(step, until), workers):
+        logged = time.perf_counter()
+        for batch in _ahead(Batches(shown, config, suspects), range(step, until), workers):
             step += 1
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * min(
-                    step / config.warmup, 0.5 * (1 + math.cos(math.pi * step / config.steps))
-                )
-            losses = _losses(net, Batch(*(part.to(device, non_blocking=True) for part in batch)),
-                             bf16=config.bf16)  # fmt: skip
-            optimiser.zero_grad()
-            torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
-            optimiser.step()
-            average.update_parameters(net)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.detach()
+            for name, value in training.update(batch, step).items():
+                sums[name] = sums.get(name, 0) + value
             if step % LOG_EVERY == 0:
                 now = time.perf_counter()
-                entry = {
-                    "step": step,
-                    **{k: round(v.item() / LOG_EVERY, 4) for k, v in sums.items()},
-                }
-                with (out / "log.jsonl").open("a") as log:
-                    log.write(json.dumps(entry) + "\n")
+                means = {name: round(total.item() / LOG_EVERY, 4) for name, total in sums.items()}
+                entry = {"step": step, **means}
+                with log.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
                 on_progress(f"{entry}, {LOG_EVERY / (now - logged):.2f} steps/s")
                 sums, logged = {}, now
             if step % KEEP_EVERY == 0 or step == config.steps:
                 state = {
-                    "net": net.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    **training.state(),
                     "step": step,
                     "asked": asked,
                     "suspects": None if suspects is None else suspects.tolist(),
                 }
                 write_whole(checkpoint, partial(torch.save, state))
     shift = 0.0
-    if set_aside:
+    if len(set_aside) >= ENOUGH:
         on_progress(f"looking for false faces in {len(set_aside)} pictures set aside")
-        shift = shift_for(most_like_faces(average.module.eval(), set_aside)[:, 0])
+        shift = shift_for(training.most_like_faces(set_aside)[:, 0])
+    else:
+        on_progress(
+            f"scores are not shifted: {len(set_aside)} pictures set aside, expected {ENOUGH}"
+        )
     facts = {
         "portraits": len(material.portraits),
         "frames": len(material.frames),
         "held_out": list(HELD_OUT),
-        "scenery": len(shown),
+        "scenery": len(scenery),
         "set_aside": len(set_aside),
         "people": len(material.people),
         "procedure": asdict(config),
         "shift": shift,
     }
     path = out / "detector.onnx"
-    export(average.module, path, {"training": facts}, shift)
+    export(training.average.module, path, {"training": facts}, shift)
     return path
+
+
+class _Training:
+    """Network, its running average and their optimiser, as far as they have come."""
+
+    def __init__(self, config: DetectorConfig, device: str) -> None:
+        self.config, self.device = config, device
+        torch.manual_seed(config.seed)
+        self.net = FaceNet().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ema = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.net, multi_avg_fn=ema, use_buffers=True)
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
+        )
+
+    def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        """Do this step, counted from 1; returns its losses."""
+        config = self.config
+        rise, fall = step / config.warmup, 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.lr * min(rise, fall)
+        batch = Batch(*(part.to(self.device, non_blocking=True) for part in batch))
+        pictures = batch.pictures.permute(0, 3, 1, 2).float()
+        pictures = ((pictures - 127.5) / 128).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=config.bf16):
+            found = self.net(pictures)
+        losses = detection_loss(found, batch.cells, batch.kinds, batch.boxes, batch.points)
+        self.optimiser.zero_grad()
+        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 10.0)
+        self.optimiser.step()
+        self.average.update_parameters(self.net)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def most_like_faces(self, pictures: list[Labelled]) -> np.ndarray:
+        """What the average takes for faces; see `train.detector.mining`."""
+        return most_like_faces(self.average.module.eval(), pictures)
+
+    def state(self) -> dict[str, Any]:
+        return {part: getattr(self, part).state_dict() for part in ("net", "average", "optimiser")}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for part in ("net", "average", "optimiser"):
+            getattr(self, part).load_state_dict(state[part])
 
 
 def shift_for(scores: np.ndarray) -> float:
     """Of the logits, downwards, so that a share of `FALSE_FACES` of scores (N,) is 0.5 or more."""
-    p = float(np.quantile(scores, 1 - FALSE_FACES))
-    return math.log(p / (1 - p))
+    score = float(np.quantile(scores, 1 - FALSE_FACES).clip(1e-6, 1 - 1e-6))
+    return math.log(score / (1 - score))
 
 
-def _losses(net: FaceNet, batch: Batch, *, bf16: bool) -> dict[str, torch.Tensor]:
-    pictures = batch.pictures.permute(0, 3, 1, 2).float()
-    pictures = ((pictures - 127.5) / 128).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bf16):
-        found = net(pictures)
-    return detection_loss(found, batch.cells, batch.kinds, batch.boxes, batch.points)
-
-
-def _split(scenery: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    """Pictures to train on, and those that are set aside."""
+def split(scenery: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """Pictures to train on, and whole blocks set aside, less copies of what is trained on."""
     parts: tuple[list[Labelled], list[Labelled]] = [], []
     for i, picture in enumerate(scenery):
         parts[i // BLOCK % SET_ASIDE == SET_ASIDE - 1].append(picture)
-    return parts
+    trained_on = {picture.file for picture in parts[0]}
+    return parts[0], [picture for picture in parts[1] if picture.file not in trained_on]
 
 
-def _digest_of(pictures: list[Labelled]) -> str:
-    """SHA-256 over the pictures' files, in their order."""
+def _digest_of(material: Material) -> str:
+    """The beginning of a SHA-256 over all files and boxes, in their order."""
     digest = hashlib.sha256()
-    for picture in pictures:
-        digest.update(hashlib.sha256(picture.file).digest())
-    return digest.hexdigest()
+    for pictures in (material.portraits, material.frames, material.scenery, material.people):
+        digest.update(len(pictures).to_bytes(8))
+        for picture in pictures:
+            digest.update(hashlib.sha256(picture.file + picture.boxes.tobytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def _forget_after(step: int, log: Path) -> None:
-    """Leave out of a log what will be done again."""
-    lines = log.read_text().splitlines() if log.is_file() else []
-    write_text(log, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+    """Leave out of a log what will be done again, and a line that breaks off."""
+    lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    write_text(log, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
 def _ahead(batches: Batches, steps: range, workers: int) -> Iterator[Batch]:

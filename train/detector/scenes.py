@@ -50,8 +50,8 @@ GLASSES, DARK_LENSES = 0.25, 0.2  # share of faces that are given them, and of t
 # Shares of backgrounds and of pictures of no face that are pages of letters, and that have some on
 # them.
 PAGES, CAPTIONS = 0.2, 0.15
-# Pixels, height and width, of pages that are pictures of no face, and how many of these are drawn:
-# each takes longer than most scenes.
+# Pixels, height and width, of pages that are pictures of no face, and how many of these are drawn,
+# once in each process, where they take 230 kB each.
 PAGE, N_PAGES = (240, 320), 400
 FONTS = sorted(  # Matplotlib's, but for one that has few letters
     file
@@ -91,6 +91,7 @@ class Composer:
         self._empty = frames + material.scenery
         self._suspects = np.zeros((len(self._empty), 3))
         if suspects is not None:
+            assert len(suspects) == len(material.scenery)
             self._suspects[len(frames) :] = suspects
         self._up_to = np.cumsum(EASY + self._suspects[:, 0] ** 2)  # cumulative, of each empty one
         n_faces = np.array([photograph.sure.sum() for photograph in material.people])
@@ -753,6 +754,7 @@ def _blank(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=N_PAGES)
 def _kept_page(number: int) -> np.ndarray:
+    """A page, uint8 (H, W, 3), always the same; not to be written to."""
     sheet = page(np.random.default_rng(number), *PAGE)
     sheet.flags.writeable = False
     return sheet

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,31 +131,29 @@ LOOKING = "looking for what is taken for a face"
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray | None]:
-    """The suspects of each part's scenes, in turn."""
-    found: list[np.ndarray | None] = []
+def composers(monkeypatch: pytest.MonkeyPatch) -> list[Composer]:
+    """Who makes the scenes of each part, in turn."""
+    made: list[Composer] = []
 
     def composer(material: Material, suspects: np.ndarray | None) -> Composer:
-        found.append(suspects)
-        return Composer(material, suspects)
+        made.append(Composer(material, suspects))
+        return made[-1]
 
     monkeypatch.setattr(run, "Composer", composer)
-    return found
+    return made
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_hard_negatives_are_mined_on_the_way(
-    material: Material, shown: list[np.ndarray | None], tmp_path: Path
+    material: Material, composers: list[Composer], workers: int, tmp_path: Path
 ) -> None:
     material.scenery.extend([frame(n_faces=0), nothing(64, 96, (32, 32))])
     config = DetectorConfig(steps=10, warmup=2)  # mined after 4 and 7
     told: list[str] = []
-    train_detector(material, tmp_path / "whole", config, workers=0, on_progress=told.append)
+    train_detector(material, tmp_path / "whole", config, workers=workers, on_progress=told.append)
     assert told.count(LOOKING) == 2
-    never, first, second = shown
-    assert never is None
-    assert first is not None
-    assert second is not None
-    assert first.shape == (2, 3)
+    never, first, second = (composer._suspects[-2:] for composer in composers)
+    assert not never.any()
     assert (first[0] != first[1]).any()
     assert (first != second).any()
 
@@ -166,35 +165,75 @@ def test_hard_negatives_are_mined_on_the_way(
     train_detector(material, tmp_path / "halted", config, workers=0)
     whole, halted = (tmp_path / name / "detector.onnx" for name in ("whole", "halted"))
     assert halted.read_bytes() == whole.read_bytes()
-    np.testing.assert_array_equal(shown[-1], second)
+    np.testing.assert_array_equal(composers[-1]._suspects[-2:], second)
 
 
 def test_another_training_in_the_folder_is_refused(material: Material, tmp_path: Path) -> None:
+    config = DetectorConfig(steps=2, warmup=2)
     material.scenery.append(frame(n_faces=0))
-    train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
+    train_detector(material, tmp_path, config, workers=0)
     before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(UsageError, match=r"'steps': 2,.*'steps': 4,.*another --out"):
-        train_detector(material, tmp_path, DetectorConfig(steps=4, warmup=2), workers=0)
-    material.scenery[:] = [nothing(64, 96), frame(n_faces=0)]
-    with pytest.raises(UsageError, match="scenery"):
-        train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
+    with pytest.raises(
+        UsageError, match=r"another training: steps was 2, is 4 now\. .*another --out"
+    ):
+        train_detector(material, tmp_path, replace(config, steps=4), workers=0)
+    for pictures in (material.scenery, material.people, material.portraits, material.frames):
+        pictures.append(frame(n_faces=1))
+        with pytest.raises(UsageError, match="another training: material was"):
+            train_detector(material, tmp_path, config, workers=0)
+        pictures.pop()
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
+def test_what_an_older_vafer_left_is_another_training(material: Material, tmp_path: Path) -> None:
+    torch.save({"step": 2, "calls": []}, tmp_path / "last.pt")
+    with pytest.raises(UsageError, match="another training"):
+        train_detector(material, tmp_path, DetectorConfig(steps=2), workers=0)
+
+
+def test_a_log_without_a_checkpoint_begins_anew(material: Material, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 2}\n{"step": 4, "sco')
+    train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line).keys() == {"step", "score", "box", "points"}
+
+
+@pytest.mark.parametrize("option", ["steps", "scale"])
+def test_impossible_options_are_refused(option: str) -> None:
+    with pytest.raises(UsageError, match=f"--{option} 0: expected 1 or more"):
+        DetectorConfig(**{option: 0})
+
+
+@pytest.mark.parametrize("enough", [1, 2])
 def test_scores_are_shifted_by_pictures_set_aside(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Material,
+    composers: list[Composer],
+    enough: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run, "BLOCK", 1)
-    monkeypatch.setattr(run, "SET_ASIDE", 2)
-    material.scenery.extend([nothing(64, 96), nothing(64, 96, (32, 32))])
+    for name, value in {"BLOCK": 1, "SET_ASIDE": 2, "ENOUGH": enough}.items():
+        monkeypatch.setattr(run, name, value)
+    plain, spotted = nothing(64, 96), nothing(64, 96, (32, 32))
+    material.scenery.extend([plain, spotted, plain, plain])  # the last is trained on as well
     path = train_detector(material, tmp_path, DetectorConfig(steps=4, warmup=2), workers=0)
+    for composer in composers:
+        assert composer.material.scenery == [plain, plain]
     properties = {p.key: p.value for p in onnx.load_model(path).metadata_props}
     facts = json.loads(properties["vafer"])["training"]
-    assert (facts["scenery"], facts["set_aside"]) == (1, 1)
+    assert (facts["scenery"], facts["set_aside"]) == (2, 1)
+    if enough > 1:
+        assert facts["shift"] == 0
+        return
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    x = (material.scenery[1].picture().transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 128
+    x = (spotted.picture().transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 128
     scores = np.concatenate(session.run(None, {"input": x})[:3])
     assert scores.max() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_scores_without_a_logit_give_a_shift(score: float) -> None:
+    assert abs(shift_for(np.full(9, score))) < 20
 
 
 def test_a_share_of_scores_stays_above_a_half() -> None:

@@ -374,3 +374,12 @@ def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
     assert np.mean(np.array(shares) < 0.45) < 0.02  # those of few pixels, since edges are soft
     assert n_doubtful > 10
     assert n_unnamed < 100
+
+
+def test_a_kept_page_is_always_the_same_and_stays_so() -> None:
+    sheet = scenes._kept_page(3).copy()
+    assert sheet.shape == (*scenes.PAGE, 3)
+    scenes._kept_page.cache_clear()
+    np.testing.assert_array_equal(scenes._kept_page(3), sheet)
+    with pytest.raises(ValueError, match="read-only"):
+        scenes._kept_page(3)[:] = 0
