@@ -87,7 +87,7 @@ def test_a_pinned_length_bounds_the_download(server: Server, tmp_path: Path) -> 
 
 def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    with pytest.raises(ModelError, match=r"http://127\.0\.0\.1:9/f: no connection: .*refused"):
+    with pytest.raises(ModelError, match=r"http://127\.0\.0\.1:9/f: cannot connect: .*refused"):
         download(RemoteFile("http://127.0.0.1:9/f", BLOB), tmp_path / "f")
 
 
