@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "355c2424ce10dd8b18686a378a3814b756537d97b95fdd15134894bf3c571bd7",  # vafer-faces
+    "943cb2233855e355f26007ab52754c67ca06106c8815c77e00a4144c325416d7",  # vafer-faces
 }
 
 
