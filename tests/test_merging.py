@@ -3,6 +3,8 @@
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -188,6 +190,26 @@ def test_an_input_that_breaks_off_leaves_what_is_there(tmp_path: Path) -> None:
         vafer.merge([a, b], out, overwrite=True)
     assert (out.read_bytes(), (tmp_path / "out.videos.parquet").read_bytes()) == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_refusal_ends_in_order(tmp_path: Path) -> None:
+    one = make(tmp_path / "one.parquet", ["a.mp4"])
+    command = [
+        sys.executable,
+        "-m",
+        "vafer.cli",
+        "merge",
+        one,
+        one,
+        "--out",
+        tmp_path / "m.parquet",
+    ]
+    for _ in range(
+        6
+    ):  # threads of pyarrow aborted one in two, when the interpreter came to its end
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 2, ended.stderr
+        assert ended.stderr.startswith("error: a.mp4 is in ")
 
 
 def test_tables_of_videos_among_the_inputs_are_those_of_the_others(tmp_path: Path) -> None:

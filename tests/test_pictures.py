@@ -65,7 +65,10 @@ def test_a_picture_is_a_recording_of_one_frame_without_a_time(tmp_path: Path) ->
     with pytest.raises(VideoError, match="found pictures, expected times"):
         VideoReader(info, sampling=Sampling(fps=1))
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(VideoError, match=r"portrait\.JPG: a picture that is damaged"):
+    with pytest.raises(VideoError, match=r"portrait\.JPG: a picture that cannot be decoded"):
+        probe(path)
+    path.write_bytes(b"")
+    with pytest.raises(VideoError, match="the file is empty"):
         probe(path)
     with pytest.raises(VideoError, match="no such file"):
         probe(tmp_path / "missing.png")

@@ -50,7 +50,7 @@ def find_sources(inputs: Iterable[Path]) -> list[Source]:
         raise UsageError(
             f"no recording found in {named}: expected files ending in "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures. "
-            "A file with another ending is tried when it is named itself."
+            "Any other file, such as a single picture, is tried when it is named itself."
         )
     return [found[video] for video in sorted(found)]
 

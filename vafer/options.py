@@ -34,7 +34,9 @@ class DetectorOptions:
         if not 0 < self.threshold < 1:
             raise UsageError(f"--det-threshold {self.threshold}: expected more than 0, below 1")
         if not 0 <= self.min_face < math.inf:
-            raise UsageError(f"smallest face {self.min_face}: expected 0 pixels or more")
+            raise UsageError(
+                f"smallest face {self.min_face}: expected a number of pixels, 0 or more"
+            )
         if self.max_faces is not None and self.max_faces < 1:
             raise UsageError(f"at most {self.max_faces} faces: expected 1 or more")
 

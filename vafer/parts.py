@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from vafer.errors import OutputError, UsageError, display_path
 from vafer.inputs import Source
-from vafer.table import SCHEMA, read_provenance, read_videos
+from vafer.table import SCHEMA, opened, read_provenance, read_videos
 
 # Endings of tables that are not Parquet: nobody means a folder by them.
 _OTHER_TABLES = {".csv", ".db", ".feather", ".gz", ".h5", ".json", ".pkl", ".pq", ".sav", ".tsv"}
@@ -37,8 +37,8 @@ def read_table(path: str | Path) -> pl.DataFrame:
         files = [path]
     tables = []
     for file in files:
-        with file.open("rb") as opened:
-            tables.append(pl.DataFrame(pq.read_table(opened, schema=SCHEMA)))
+        with opened(file) as native:
+            tables.append(pl.DataFrame(pq.read_table(native, schema=SCHEMA)))
     if not tables:
         return pl.DataFrame(SCHEMA.empty_table())
     return pl.concat(tables).sort("video", "frame_index", "face_index", maintain_order=True)
@@ -127,7 +127,7 @@ def whole_parts(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _is_foreign(part: Path, video: str) -> bool:
     """Whether a file is Parquet, and not the part of this recording; a damaged one is neither."""
     try:
-        with part.open("rb") as file:
+        with opened(part) as file:
             pq.read_metadata(file)
     except pa.ArrowException:
         return False

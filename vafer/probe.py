@@ -284,7 +284,9 @@ def _probe_pictures(path: Path) -> VideoInfo:
     first = next((image for image in map(read_picture, paths) if image is not None), None)
     if first is None:
         if paths == [path]:
-            raise refusal(path, "a picture that is damaged", "copy it again")
+            is_empty = path.stat().st_size == 0
+            found = "the file is empty" if is_empty else "a picture that cannot be decoded"
+            raise refusal(path, found, "copy it again")
         raise refusal(path, f"none of its {len(paths)} pictures can be read", "copy them again")
     return VideoInfo(
         path=path,

@@ -7,6 +7,7 @@ its place and renamed when it is complete, so that a reader never meets half of 
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -258,10 +259,22 @@ def write_videos(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[pa.NativeFile]:
+    """A file that pyarrow reads without Python. Raises OSError.
+
+    Its threads may still hold what they read when the interpreter ends: where that is a file of
+    Python's they then abort the process.
+    """
+    # By Python first, whose errors say what is wrong; as bytes, since a name may be no UTF-8.
+    with path.open("rb"), pa.OSFile(os.fsencode(path)) as file:
+        yield file
+
+
 def read_videos(path: Path) -> list[dict[str, Any]]:
     """Rows of a table of videos. Raises OutputError when it is none, or cannot be read."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"{display_path(path)} cannot be read as a table: {error}") from error
@@ -276,7 +289,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     Raises OutputError when it was not written by vafer, or by a newer one.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             metadata = pq.read_metadata(file).metadata or {}
         provenance = json.loads(metadata[METADATA_KEY])
         version = provenance["schema_version"]
@@ -304,8 +317,8 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     Raises OutputError where it cannot be read.
     """
     try:
-        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
-            for batch in file.iter_batches(batch_size=1 << 16):
+        with opened(path) as file, pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1 << 16):
                 videos = batch.column("video")
                 start = 0
                 while start < len(batch):

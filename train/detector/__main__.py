@@ -5,7 +5,8 @@
 
 FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names,
 SCENERY pictures without a face, PEOPLE photographs of people; none of what it is judged on.
-The same command goes on where it was stopped. The ONNX file is `detector.onnx` in the run folder.
+The same command goes on where it was stopped, from a checkpoint every 250 steps. The ONNX file is
+`detector.onnx` in the run folder.
 """
 
 import argparse
@@ -35,7 +36,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=DetectorConfig().steps)
     parser.add_argument("--scale", type=int, default=DetectorConfig().scale, help="of the batches")
     parser.add_argument("--bf16", action="store_true", help="for processors that compute in it")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument(
         "--workers", type=int, help="processes that make scenes; one a core, with CUDA one less"
     )
@@ -55,7 +58,7 @@ def main() -> int:
         torch.set_num_threads(max(1, cores // 3))
         workers = cores
     if arguments.workers is not None:
-        workers = arguments.workers
+        workers = max(0, arguments.workers)
     try:
         config = DetectorConfig(steps=arguments.steps, scale=arguments.scale, bf16=arguments.bf16)
         with own_folder(arguments.out):
@@ -81,6 +84,12 @@ def main() -> int:
                 workers=workers,
                 on_progress=tell,
             )
+    except KeyboardInterrupt:
+        print(
+            "interrupted: what the last checkpoint has is kept; the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
     except VaferError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

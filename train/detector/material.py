@@ -33,6 +33,7 @@ HELD_OUT = (
     "smile_cry_smile.mp4",
     "turning_head.mp4",
 )
+TABLES = ("fer2013.parquet", "lfw_expressions.parquet")  # of faces
 SURE, DOUBTFUL = 0.6, 0.1  # scores from which there is a face, and below which there is none
 EVERY = 3  # frames of a recording
 # Pictures without a face that ship inside scikit-image; its others are for judging.
@@ -97,6 +98,12 @@ def load_material(
     photographs of people; those in which it is sure of nobody are left out. In neither may be what
     the detector is judged on.
     """
+    for folder in (faces, videos, scenery, people):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder")
+    for table in TABLES:
+        if not (faces / table).is_file():
+            raise UsageError(f"{faces} holds no {table}: expected {' and '.join(TABLES)}")
     detector = Detector(teacher, DetectorOptions(threshold=DOUBTFUL, size=LONGEST_OF_PEOPLE))
     sources = [s for s in find_sources([videos]) if s.path.name not in HELD_OUT]
     if not sources:
@@ -202,8 +209,9 @@ def _table(found: list[Labelled]) -> pl.DataFrame:
 
 
 def _portraits(faces: Path, detector: Detector) -> Iterator[Labelled]:
-    fer = pl.read_parquet(faces / "fer2013.parquet").filter(pl.col("split") == "train")
-    lfw = pl.read_parquet(faces / "lfw_expressions.parquet")
+    fer2013, lfw_expressions = TABLES
+    fer = pl.read_parquet(faces / fer2013).filter(pl.col("split") == "train")
+    lfw = pl.read_parquet(faces / lfw_expressions)
     lfw = lfw.filter(
         (pl.col("identity") != NO_IDENTITY)
         & pl.col("identity").map_elements(lambda i: fold_of(i, LFW_FOLDS) > 0, pl.Boolean)

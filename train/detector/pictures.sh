@@ -10,8 +10,12 @@
 # dpkg, GNU find and Python; installs nothing.
 set -eu
 
-: "${1:?usage: sh pictures.sh PICTURES}"
-if [ -e "$1" ] && [ ! -d "$1/packages" ]; then
+case "${1:-}" in '' | -*)
+    echo 'usage: sh train/detector/pictures.sh PICTURES' >&2
+    exit 2
+    ;;
+esac
+if [ -e "$1" ] && [ ! -e "$1/made_by_pictures_sh" ]; then
     echo "$1 is there already, and not made by this script: name a new folder" >&2
     exit 2
 fi
@@ -24,6 +28,7 @@ WALLPAPERS='mate-backgrounds plasma-workspace-wallpapers ukui-wallpapers'
 
 mkdir -p "$1/packages"
 cd "$1"
+touch made_by_pictures_sh
 rm -rf scenery people wallpapers unpacked packages/fetching
 
 # unpack KIND PACKAGE...: their files to unpacked/KIND.

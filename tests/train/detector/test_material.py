@@ -62,6 +62,10 @@ def test_a_folder_with_nothing_to_train_on_is_refused(
     (tmp_path / "turning_head.mp4").write_bytes(b"")
     with pytest.raises(UsageError, match="no recordings to train on"):
         load_material(folders[0], tmp_path, yunet, tmp_path, print)
+    with pytest.raises(UsageError, match=r"missing: no such folder"):
+        load_material(*folders, yunet, tmp_path, print, people=tmp_path / "missing")
+    with pytest.raises(UsageError, match=r"holds no fer2013\.parquet: expected"):
+        load_material(tmp_path, folders[1], yunet, tmp_path, print)
 
 
 def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
