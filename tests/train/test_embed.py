@@ -47,7 +47,7 @@ def test_a_model_keeps_the_scores_of_its_training(untrained: Path, tmp_path: Pat
 
 def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:
     source = tmp_path / "detector.onnx"
-    export(FaceNet(), source, {"training": {"steps": 3}})
+    export(FaceNet(), source, {"training": {"steps": 3}}, 0.6)
     path = embed(source, "finder", METRICS, tmp_path)
     assert detector_card(path) == {
         "name": "finder", "licence": "Apache-2.0", "metrics": METRICS, "training": {"steps": 3},
@@ -58,7 +58,7 @@ def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:
 
 
 def test_a_card_is_renewed_in_place(untrained: Path, tmp_path: Path) -> None:
-    export(FaceNet(), tmp_path / "detector.onnx", {"training": {"steps": 3}})
+    export(FaceNet(), tmp_path / "detector.onnx", {"training": {"steps": 3}}, 0.6)
     paths = [
         embed(untrained, "small", METRICS, tmp_path),
         embed(tmp_path / "detector.onnx", "finder", METRICS, tmp_path),
