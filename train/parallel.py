@@ -118,8 +118,8 @@ def join_team(device: str) -> Iterator[tuple[Team, torch.device]]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(days=1))
     try:
         yield Team(dist.get_rank(), size), chosen
-        # gloo's threads drop the tensors of the last broadcast when they come to it: where the
-        # interpreter has ended by then they abort the process. Meanwhile they do.
+        # gloo's threads let go of the last broadcast's tensors when they come to it; where the
+        # interpreter has ended by then they abort the process. This gives them the time.
         dist.barrier()
     finally:
         dist.destroy_process_group()

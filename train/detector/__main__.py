@@ -43,6 +43,8 @@ def main() -> int:
         "--workers", type=int, help="processes that make scenes; one a core, with CUDA one less"
     )
     arguments = parser.parse_args()
+    if arguments.workers is not None and arguments.workers < 0:
+        parser.error(f"--workers {arguments.workers}: expected 0, which is none, or more")
 
     started = time.monotonic()
 
@@ -58,7 +60,7 @@ def main() -> int:
         torch.set_num_threads(max(1, cores // 3))
         workers = cores
     if arguments.workers is not None:
-        workers = max(0, arguments.workers)
+        workers = arguments.workers
     try:
         config = DetectorConfig(steps=arguments.steps, scale=arguments.scale, bf16=arguments.bf16)
         with own_folder(arguments.out):
