@@ -32,7 +32,7 @@ SHAPES = (
     (224, 384, 12, 0.1), (384, 256, 10, 0.08), (480, 480, 5, 0.07), (384, 640, 4, 0.05),
 )  # fmt: skip
 LOG_EVERY, KEEP_EVERY = 50, 250
-MINED_AT = (0.4, 0.7)  # shares of the steps after which hard negatives are looked for
+MINED_AT = (0.3, 0.55, 0.8)  # shares of the steps after which hard negatives are looked for
 # Of the scenery, in blocks of so many neighbours, one in SET_ASIDE is never trained on. The scores
 # are shifted so that a share of FALSE_FACES of these pictures, if they are ENOUGH, has one of 0.5
 # or more.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import matplotlib
@@ -25,6 +26,7 @@ TURN = math.radians(30)
 # Faces seen from the side, from above or below: most pictures of faces are taken from the front.
 HEADS_TURNED, YAW, PITCH = 0.35, math.radians(50), math.radians(30)
 BODIES = 0.4  # share of pasted faces that get hair, a neck and clothes, if there is room
+FIGURE = np.array([1.7, 1.1])  # how far a figure reaches to the sides and up, in the box's sides
 HEAD = 0.62  # half width of a head and its half height, in widths and heights of the face's box
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
@@ -32,8 +34,9 @@ N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
 # that is around them, which recordings show seldom. How many there are across and down, and how
 # much one is enlarged at most to make a face larger.
 ALBUMS, ACROSS, ACROSS_SHARES, MOST_ZOOM = 0.16, (1, 2, 3), (0.6, 0.25, 0.15), 1.5
-# Shares of the others. No face of pictures side by side has a pasted edge.
-MOSAICS, MOST_IN_A_ROW = 0.3, 16
+# Shares of the others. No face of pictures side by side has a pasted edge; a cell's share that its
+# face takes.
+MOSAICS, MOST_IN_A_ROW, FACE_OF_CELL = 0.3, 10, 0.6
 CROWDS, MOST_PEOPLE = 0.4, 24  # people before one another, and how many
 FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where none of their faces is
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
@@ -53,6 +56,9 @@ PAGES, CAPTIONS = 0.2, 0.15
 # Pixels, height and width, of pages that are pictures of no face, and how many of these are drawn,
 # once in each process, where they take 230 kB each.
 PAGE, N_PAGES = (240, 320), 400
+# How many pictures are kept as they are decoded, in each process: photographs of people, and those
+# that clothes and hair take their light and dark from.
+N_PHOTOGRAPHS, N_GRAINS = 64, 400
 FONTS = sorted(  # Matplotlib's, but for one that has few letters
     file
     for file in (Path(matplotlib.get_data_path()) / "fonts/ttf").glob("DejaVu*.ttf")
@@ -156,8 +162,22 @@ class Composer:
         picture = self._empty[self._any_empty(rng)].picture()
         return written(picture, rng) if rng.random() < CAPTIONS else picture
 
+    def grain(self, rng: np.random.Generator) -> np.ndarray:
+        """The light and dark of one of `N_GRAINS` pictures without a face, as `_kept_grain`."""
+        if not self._empty:
+            return np.ones((1, 1), np.float32)
+        few = self._empty[:: -(-len(self._empty) // N_GRAINS)]
+        return _kept_grain(few[rng.integers(len(few))].file)
+
     def _any_empty(self, rng: np.random.Generator) -> int:
         return int(np.searchsorted(self._up_to, rng.random() * self._up_to[-1], side="right"))
+
+
+class _Figure(NamedTuple):
+    """Where clothes, neck, collar and hair are: uint8 (4, h, w), 0 or 1, of a region of a scene."""
+
+    region: tuple[slice, slice]
+    layers: np.ndarray
 
 
 class _Scene:
@@ -206,7 +226,7 @@ class _Scene:
                 self._lay_photograph(self.source.photograph(self.rng), (left, top, right, bottom))
 
     def _lay_photograph(self, photograph: Labelled, cell: tuple[int, int, int, int]) -> None:
-        rng, picture = self.rng, photograph.picture()
+        rng, picture = self.rng, _kept_picture(photograph.file)
         height, width = picture.shape[:2]
         sure = photograph.boxes[photograph.sure]
         box = sure[rng.integers(len(sure))]
@@ -247,7 +267,7 @@ class _Scene:
         """Cells of one size, most of them filled by a picture of a face each, some by another."""
         rng = self.rng
         side = min(self.height, self.width) / math.exp(rng.uniform(0, math.log(MOST_IN_A_ROW)))
-        size = max(16, round(side))
+        size = round(max(SMALLEST / FACE_OF_CELL, side))
         for top in range(0, self.height, size):
             for left in range(0, self.width, size):
                 kind = rng.random()
@@ -260,7 +280,7 @@ class _Scene:
         """A picture, turned and zoomed a little, into a cell."""
         rng = self.rng
         width, height = min(size, self.width - left), min(size, self.height - top)
-        face = 0.6 * size * math.exp(rng.normal(0, 0.25))
+        face = FACE_OF_CELL * size * math.exp(rng.normal(0, 0.25))
         picture, box, points = _seen_anew(portrait, face, rng)
         to = np.array([left, top]) + size * rng.normal(0.5, 0.06, 2)
         matrix = _similarity(
@@ -303,9 +323,9 @@ class _Scene:
             middle = (box[:2] + box[2:]) / 2
             matrix = _similarity(scale, turn, middle, to, mirror=rng.random() < 0.5)
             moved, has_face = _moved_box(box, matrix), rng.random() >= FROM_BEHIND
-            where = self._figure(moved, has_face=has_face)
-            self._dress(where, _skin(picture, points))
-            seen[where.any(axis=0)] = NO_FACE
+            figure = self._figure(moved, has_face=has_face)
+            self._dress(figure, _skin(picture, points))
+            seen[figure.region][figure.layers.any(axis=0)] = NO_FACE
             if not has_face:
                 continue
             self._blend(picture, _oval(picture, box, 1.0, 1.3, rng), matrix)
@@ -388,33 +408,40 @@ class _Scene:
 
     def _add_figure(self, box: np.ndarray, skin: np.ndarray, *, has_face: bool) -> None:
         """Hair and clothes around a face (4,), unless they would hide another."""
-        where = self._figure(box, has_face=has_face)
+        figure = self._figure(box, has_face=has_face)
+        y, x = figure.region
         for x1, y1, x2, y2 in (other.astype(int) for other in (*self.boxes, *self.doubtful)):
-            if where[:, y1 : y2 + 1, x1 : x2 + 1].any():
+            rows = slice(max(0, y1 - y.start), max(0, y2 + 1 - y.start))
+            columns = slice(max(0, x1 - x.start), max(0, x2 + 1 - x.start))
+            if figure.layers[:, rows, columns].any():
                 return
-        self._dress(where, skin)
+        self._dress(figure, skin)
 
-    def _figure(self, box: np.ndarray, *, has_face: bool) -> np.ndarray:
-        """Where clothes, neck, collar and hair around a face (4,) are: bool (4, H, W).
+    def _figure(self, box: np.ndarray, *, has_face: bool) -> _Figure:
+        """Clothes, neck, collar and hair around a face (4,) whose middle is in the scene.
 
         has_face: whether one will be laid over; else the head is seen from behind.
         """
-        rng, middle, sides = self.rng, (box[:2] + box[2:]) / 2, box[2:] - box[:2]
-        where = np.zeros((4, self.height, self.width), np.uint8)
+        rng, sides = self.rng, box[2:] - box[:2]
+        middle = (box[:2] + box[2:]) / 2
+        most = (self.width, self.height)
+        left, top = (middle - FIGURE * sides).clip(0, most).astype(int)
+        right = math.ceil((middle + FIGURE * sides).clip(0, most)[0])
+        layers = np.zeros((4, self.height - top, right - left), np.uint8)
+        middle = middle - (left, top)
 
         def round_off(layer: np.ndarray, x: float, y: float, half_x: float, half_y: float) -> None:
             centre, axes = middle + (x, y) * sides, (half_x, half_y) * sides
             at, half = [*map(int, centre)], [*map(int, axes.clip(min=1))]
             cv2.ellipse(layer, at, half, 0, 0, 360, 1, -1)
 
-        clothes, neck, collar, hair = where
+        clothes, neck, collar, hair = layers
         broad, tall = rng.uniform(0.9, 1.6), rng.uniform(0.7, 1.2)
         round_off(clothes, 0, 0.65 + tall, broad, tall)
         if rng.random() < 0.7:  # down to where the picture ends
-            left, right = (middle[0] + side * broad * sides[0] for side in (-1, 1))
-            top = middle[1] + (0.65 + tall) * sides[1]
-            x1, x2, y1 = (int(max(0, v)) for v in (left, right, top))
-            clothes[y1:, x1 : x2 + 1] = 1
+            ends = middle[0] + np.array([-broad, broad]) * sides[0]
+            x1, x2 = ends.clip(0).astype(int)
+            clothes[int(max(0, middle[1] + (0.65 + tall) * sides[1])) :, x1 : x2 + 1] = 1
         round_off(neck, 0, 0.55, rng.uniform(0.25, 0.4), 0.4)
         if rng.random() < 0.6:
             tip = middle + (rng.normal(0, 0.1), rng.uniform(0.9, 1.6)) * sides
@@ -425,25 +452,32 @@ class _Scene:
             hair[max(0, int(middle[1] + rng.uniform(-0.2, 0.4) * sides[1])) :] = 0
         if rng.random() < 0.3:  # long
             round_off(hair, 0, rng.uniform(0, 0.4), HEAD * rng.uniform(1, 1.4), rng.uniform(0.6, 1))
-        return where.astype(bool)
+        return _Figure((slice(top, self.height), slice(left, right)), layers)
 
-    def _dress(self, where: np.ndarray, skin: np.ndarray) -> None:
-        """Colour what `_figure` has found, with the light and dark of some picture of no face."""
-        rng, cloth = self.rng, self.source.nothing(self.rng)
-        rows, columns = (np.flatnonzero(where.any(axis=(0, axis))) for axis in (2, 1))
-        if not len(rows):
-            return
-        y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        region = self.canvas[y, x]
-        grey = cv2.resize(cv2.cvtColor(cloth, cv2.COLOR_RGB2GRAY), region.shape[1::-1])
-        grain = rng.uniform(0, 1) * (grey / max(1.0, float(grey.mean())) - 1)[..., None]
+    def _dress(self, figure: _Figure, skin: np.ndarray) -> None:
+        """Colour a figure, with the light and dark of some picture of no face."""
+        rng, grain, share = self.rng, self.source.grain(self.rng), self.rng.uniform(0, 1)
         any_colour, dark = rng.uniform(0, 255, 3), rng.uniform(5, 70) + rng.normal(0, 8, 3)
         hair = rng.uniform(5, 200) * np.array([1.0, *np.sort(rng.uniform(0.4, 1, 2))[::-1]])
         colours = (dark if rng.random() < 0.6 else any_colour, skin, rng.uniform(0, 255, 3), hair)
         softness = rng.uniform(0.4, 1.2)
-        for layer, colour in zip(where, colours, strict=True):
-            alpha = cv2.GaussianBlur(layer[y, x].astype(np.float32), (0, 0), softness)[..., None]
-            region += alpha * ((colour * (1 + grain)).clip(0, 255) - region)
+        x, y, width, height = cv2.boundingRect(figure.layers.max(axis=0))
+        if not width:
+            return
+        whole, layers = self.canvas[figure.region][y : y + height, x : x + width], figure.layers
+        light = 1 + share * (cv2.resize(grain, (width, height))[..., None] - 1)
+        for layer, colour in zip(layers[:, y : y + height, x : x + width], colours, strict=True):
+            left, top, broad, tall = cv2.boundingRect(layer)
+            if not broad:
+                continue
+            reach = math.ceil(3 * softness)
+            part = (
+                slice(max(0, top - reach), top + tall + reach),
+                slice(max(0, left - reach), left + broad + reach),
+            )
+            region = whole[part]
+            alpha = cv2.GaussianBlur(layer[part].astype(np.float32), (0, 0), softness)[..., None]
+            region += alpha * ((np.float32(colour) * light[part]).clip(0, 255) - region)
 
     def finished(self) -> Scene:
         picture = _photographed(self.canvas, self.rng)
@@ -482,7 +516,7 @@ class _Scene:
             return
         if sure and share >= SEEN and (inside[2:] - inside[:2]).min() >= LEAST_SIDE:
             placed = points @ matrix[:, :2].T + matrix[:, 2]
-            if np.linalg.det(matrix[:, :2]) < 0:  # left and right are as seen in the picture
+            if _determinant(matrix) < 0:  # left and right are as seen in the picture
                 placed = placed[[1, 0, 2, 4, 3]]
             self.boxes.append(inside)
             self.points.append(placed)
@@ -518,11 +552,20 @@ def _similarity(
     return np.concatenate([linear, (to - linear @ at)[:, None]], axis=1)
 
 
+def _determinant(matrix: np.ndarray) -> float:
+    (a, b, _), (c, d, _) = matrix.tolist()
+    return float(a * d - b * c)
+
+
+def _scale(matrix: np.ndarray) -> float:
+    return math.sqrt(abs(_determinant(matrix)))
+
+
 def _warp(
     picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int, *, smooth: bool
 ) -> np.ndarray:
     """float32 (height, width, C). smooth: without gaps between samples where the map shrinks."""
-    scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    scale = _scale(matrix)
     if smooth and scale < 0.5:
         height, width = picture.shape[:2]
         small = (max(1, round(2 * scale * width)), max(1, round(2 * scale * height)))
@@ -653,7 +696,7 @@ def _moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
     A box around the turned corners would be too large.
     """
-    scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    scale = _scale(matrix)
     centre = (box[:2] + box[2:]) / 2
     moved = matrix[:, :2] @ centre + matrix[:, 2]
     half = scale * (box[2:] - box[:2]) / 2
@@ -667,11 +710,11 @@ def _tinted(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if kind < 0.6:
         light = np.array(SKIN_LIGHT) * np.exp(rng.normal(0, 0.12, 3)) * rng.uniform(0.6, 1.1)
         dark = np.array(SKIN_DARK) * rng.uniform(0, 2, 3)
-        grey = picture.mean(axis=2, keepdims=True) / 255
-        picture = dark + grey * (light - dark)
+        grey = cv2.transform(picture, np.full((1, 3), 1 / 3 / 255))[..., None]
+        picture = np.float32(dark) + grey * np.float32(light - dark)
     elif kind < 0.8:
-        picture = picture * np.exp(rng.normal(0, 0.15, 3))
-    return picture.clip(0, 255).astype(np.float32)
+        picture *= np.float32(np.exp(rng.normal(0, 0.15, 3)))
+    return picture.clip(0, 255)
 
 
 def _skin(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -750,6 +793,25 @@ def _blank(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     tiny = cv2.resize(inner, (2, 2), interpolation=cv2.INTER_AREA)
     blank[y0:y1, x0:x1] = cv2.resize(tiny, inner.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return blank.clip(0, 255)
+
+
+@lru_cache(maxsize=N_PHOTOGRAPHS)
+def _kept_picture(file: bytes) -> np.ndarray:
+    """uint8 (H, W, 3), RGB; not to be written to."""
+    picture = np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB))
+    picture.flags.writeable = False
+    return picture
+
+
+@lru_cache(maxsize=N_GRAINS)
+def _kept_grain(file: bytes) -> np.ndarray:
+    """Light and dark of a picture, about 1: float32 (H, W), a quarter of its size."""
+    grey = np.asarray(
+        cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_4), np.float32
+    )
+    grain = grey / max(1.0, float(grey.mean()))
+    grain.flags.writeable = False
+    return grain
 
 
 @lru_cache(maxsize=N_PAGES)
@@ -864,8 +926,11 @@ def _photographed(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         kernel = np.eye(length) if rng.random() < 0.5 else np.ones((1, length))
         picture = cv2.filter2D(picture, -1, kernel / kernel.sum())
     if rng.random() < 0.4:
-        noise = rng.standard_normal(picture.shape, np.float32) * rng.uniform(1, 14)
-        picture = (picture + noise).clip(0, 255).astype(np.uint8)
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+        noise = cv2.randn(
+            np.empty(picture.shape, np.int16), np.zeros(3), np.full(3, rng.uniform(1, 14))
+        )
+        picture = cv2.add(picture, noise, dtype=cv2.CV_8U)
     if rng.random() < 0.3:
         options = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))]
         _, jpeg = cv2.imencode(".jpg", picture, options)

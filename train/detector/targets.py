@@ -29,17 +29,19 @@ def assign(scene: Scene, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kinds[inside] = UNASKED
     if not len(scene.boxes):
         return kinds, owners
-    middles = (scene.boxes[:, :2] + scene.boxes[:, 2:]) / 2
-    sizes = np.sqrt((scene.boxes[:, 2:] - scene.boxes[:, :2]).prod(axis=1))
-    octaves = np.abs(np.log2(cells[:, 3:] / sizes.clip(SMALLEST, LARGEST)))
-    apart = np.abs(cells[:, None, :2] - middles).max(axis=2)
-    stride = cells[:, 2:3]
+    # (N, 1) of faces with (M,) of anchors: reduced over the first axis, which is fast.
+    low, high = scene.boxes[:, :2], scene.boxes[:, 2:]
+    sizes = np.sqrt((high - low).prod(axis=1, keepdims=True))
+    x, y = ((low + high) / 2).T[..., None]
+    octaves = np.abs(np.log2(cells[:, 3]) - np.log2(sizes.clip(SMALLEST, LARGEST)))
+    apart = np.maximum(np.abs(cells[:, 0] - x), np.abs(cells[:, 1] - y))
+    stride = cells[:, 2]
     near = apart <= np.maximum(NEAR[0] * stride, NEAR[1] * sizes)
     around = apart <= np.maximum(AROUND[0] * stride, AROUND[1] * sizes)
     is_face = near & (octaves <= FIT)
-    kinds[(around & (octaves <= NEARLY)).any(axis=1)] = UNASKED
-    kinds[is_face.any(axis=1)] = FACE
-    owners[:] = np.where(is_face, apart, np.inf).argmin(axis=1)
+    kinds[(around & (octaves <= NEARLY)).any(axis=0)] = UNASKED
+    kinds[is_face.any(axis=0)] = FACE
+    owners[:] = np.where(is_face, apart, np.inf).argmin(axis=0)
     return kinds, owners
 
 

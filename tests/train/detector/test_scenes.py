@@ -352,7 +352,7 @@ def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
         faces.append(Labelled(png.tobytes(), box, points, np.ones(1, bool)))
     composer = Composer(Material(faces, [], [frame(n_faces=0)]))
     shares, n_doubtful, n_unnamed = list[float](), 0, 0
-    for seed in range(40):
+    for seed in range(80):
         in_turn = iter(faces)
         monkeypatch.setattr(composer, "portrait", lambda rng, in_turn=in_turn: next(in_turn))
         scene = composer.scene(np.random.default_rng(seed), 192, 192)
@@ -369,17 +369,53 @@ def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
             right, down = (x2 - x1) // 4 + 1, (y2 - y1) // 4 + 1  # some are turned a little
             number[max(0, y1 - down) : y2 + down, max(0, x1 - right) : x2 + right] = -1
         n_unnamed += (number >= 0).sum()
-    assert len(shares) > 120
+    assert len(shares) > 240
     assert np.median(shares) > 0.8
     assert np.mean(np.array(shares) < 0.45) < 0.02  # those of few pixels, since edges are soft
-    assert n_doubtful > 10
-    assert n_unnamed < 100
+    assert n_doubtful > 20
+    assert n_unnamed < 200
 
 
-def test_a_kept_page_is_always_the_same_and_stays_so() -> None:
-    sheet = scenes._kept_page(3).copy()
-    assert sheet.shape == (*scenes.PAGE, 3)
-    scenes._kept_page.cache_clear()
-    np.testing.assert_array_equal(scenes._kept_page(3), sheet)
-    with pytest.raises(ValueError, match="read-only"):
-        scenes._kept_page(3)[:] = 0
+def test_what_is_kept_is_always_the_same_and_stays_so() -> None:
+    file = frame(n_faces=0).file
+    kept = [scenes._kept_page(3), scenes._kept_picture(file), scenes._kept_grain(file)]
+    assert [picture.shape for picture in kept[:2]] == [(*scenes.PAGE, 3), (90, 160, 3)]
+    np.testing.assert_allclose(kept[2].shape, (90 / 4, 160 / 4), atol=1)
+    assert abs(float(kept[2].mean()) - 1) < 1e-3
+    for of in (scenes._kept_page, scenes._kept_picture, scenes._kept_grain):
+        of.cache_clear()
+    again = scenes._kept_page(3), scenes._kept_picture(file), scenes._kept_grain(file)
+    for picture, same in zip(kept, again, strict=True):
+        np.testing.assert_array_equal(picture, same)
+        with pytest.raises(ValueError, match="read-only"):
+            picture[:] = 0
+
+
+@pytest.mark.parametrize("has_face", [True, False])
+def test_a_figure_lies_around_its_face_and_in_its_region(has_face: bool) -> None:
+    made = scenes._Scene(
+        Composer(Material([portrait()], [], [])), np.random.default_rng(0), 200, 300
+    )
+    half = np.array([10, 13])
+    for place in np.random.default_rng(1).uniform(0, (300, 200), (200, 2)):
+        box = np.concatenate([place - half, place + half])
+        (y, x), layers = figure = made._figure(box, has_face=has_face)
+        assert layers.shape == (4, y.stop - y.start, x.stop - x.start)
+        assert 0 <= x.start <= x.stop <= 300
+        assert 0 <= y.start <= y.stop <= 200
+        clothes, neck, _, hair = (
+            np.argwhere(layer) + np.array([y.start, x.start]) for layer in layers
+        )
+        middle = (box[1] + box[3]) / 2, (box[0] + box[2]) / 2
+        if 60 <= middle[1] <= 240 and 60 <= middle[0] <= 140:  # all of it is inside
+            assert abs(hair.mean(axis=0)[1] - middle[1]) < 2
+            assert abs(clothes.mean(axis=0)[1] - middle[1]) < 2
+            assert neck[:, 0].mean() > middle[0]
+            assert clothes[:, 0].mean() > neck[:, 0].mean()
+            assert clothes[:, 1].min() > x.start  # nothing is cut off beside or above
+            assert clothes[:, 1].max() < x.stop - 1
+            assert hair[:, 0].min() > y.start
+        before = made.canvas.copy()
+        made._dress(figure, np.array([200.0, 150, 130]))
+        made.canvas[y, x] = before[y, x]
+        np.testing.assert_array_equal(made.canvas, before)
