@@ -33,15 +33,15 @@ N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
 # Share of scenes that are photographs of people, one or some side by side: small faces with all
 # that is around them, which recordings show seldom. How many there are across and down, and how
 # much one is enlarged at most to make a face larger.
-ALBUMS, ACROSS, ACROSS_SHARES, MOST_ZOOM = 0.16, (1, 2, 3), (0.6, 0.25, 0.15), 1.5
+ALBUMS, ACROSS, ACROSS_SHARES, MOST_ZOOM = 0.25, (1, 2, 3), (0.6, 0.25, 0.15), 1.5
 # Shares of the others. No face of pictures side by side has a pasted edge; a cell's share that its
 # face takes.
-MOSAICS, MOST_IN_A_ROW, FACE_OF_CELL = 0.3, 10, 0.6
-CROWDS, MOST_PEOPLE = 0.4, 24  # people before one another, and how many
+MOSAICS, MOST_IN_A_ROW, FACE_OF_CELL = 0.25, 10, 0.6
+CROWDS, MOST_PEOPLE = 0.35, 24  # people before one another, and how many
 FROM_BEHIND, NO_FACE = 0.15, -1  # share of these people; what is seen where none of their faces is
 MOSTLY_HIDDEN, HIDDEN = 0.4, 0.9  # share of a face from which it may be one, and is none
 CLOSE_UPS, CLOSE = 0.4, 0.4  # share of the others; a face's least share of their shorter side
-FROM_FRAMES, FROM_SCENERY = 0.4, 0.4  # shares of the others; the rest has a drawn background
+FROM_FRAMES, FROM_SCENERY = 0.5, 0.35  # shares of the others; the rest has a drawn background
 # A picture without a face is drawn in proportion to EASY + the square of its highest score; in
 # AT_SUSPECTS of the scenes that begin with one, the place of that score is moved into view.
 EASY, AT_SUSPECTS = 0.02, 0.5
@@ -100,8 +100,7 @@ class Composer:
             assert len(suspects) == len(material.scenery)
             self._suspects[len(frames) :] = suspects
         self._up_to = np.cumsum(EASY + self._suspects[:, 0] ** 2)  # cumulative, of each empty one
-        n_faces = np.array([photograph.sure.sum() for photograph in material.people])
-        self._shares = n_faces / max(1, n_faces.sum())
+        self._of_frames, self._of_people = map(_shares, (material.frames, material.people))
         self._large = [p for p in material.portraits if np.diff(p.boxes[0, ::2]) > LARGE]
 
     def scene(self, rng: np.random.Generator, height: int, width: int) -> Scene:
@@ -122,7 +121,7 @@ class Composer:
         is_close = rng.random() < CLOSE_UPS
         least = CLOSE * min(height, width) if is_close else SMALLEST
         if frames and kind < FROM_FRAMES:
-            made.begin_with_frame(frames[rng.integers(len(frames))], least)
+            made.begin_with_frame(frames[rng.choice(len(frames), p=self._of_frames)], least)
             if is_close and made.boxes:
                 return made.finished()
         elif self._empty and kind < FROM_FRAMES + FROM_SCENERY:
@@ -149,9 +148,9 @@ class Composer:
         return chosen[rng.integers(len(chosen))]
 
     def photograph(self, rng: np.random.Generator) -> Labelled:
-        """Any of people, the likelier the more sure faces it shows."""
+        """Any of people."""
         people = self.material.people
-        return people[rng.choice(len(people), p=self._shares)]
+        return people[rng.choice(len(people), p=self._of_people)]
 
     def nothing(self, rng: np.random.Generator) -> np.ndarray:
         """Any picture without a face, uint8 (H, W, 3)."""
@@ -171,6 +170,12 @@ class Composer:
 
     def _any_empty(self, rng: np.random.Generator) -> int:
         return int(np.searchsorted(self._up_to, rng.random() * self._up_to[-1], side="right"))
+
+
+def _shares(pictures: list[Labelled]) -> np.ndarray:
+    """How often each is drawn: the oftener the more sure faces it shows."""
+    n_faces = np.array([max(1, picture.sure.sum()) for picture in pictures])
+    return n_faces / n_faces.sum()
 
 
 class _Figure(NamedTuple):

@@ -1,5 +1,7 @@
 """Scenes: faces lie where they are said to lie, and a scene can be made again."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -153,11 +155,20 @@ def test_faces_of_photographs_are_where_they_are_seen(
     assert np.mean(filled) > 0.85  # also of those that are mirrored
 
 
-def test_photographs_of_many_faces_are_taken_more_often() -> None:
-    people = [group(), frame(n_faces=1)]
-    composer = Composer(Material([portrait()], [], [], people))
-    taken = [composer.photograph(np.random.default_rng(seed)) for seed in range(400)]
-    assert 0.65 < np.mean([one is people[0] for one in taken]) < 0.85  # three sure faces of four
+@pytest.mark.parametrize("kind", ["frames", "people"])
+def test_what_shows_many_faces_is_taken_more_often(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, share in {"MOSAICS": 0.0, "CROWDS": 0.0, "ALBUMS": 1.0, "FROM_FRAMES": 1.0}.items():
+        monkeypatch.setattr(scenes, name, share)
+    taken = []
+    monkeypatch.setattr(scenes._Scene, "_lay", lambda _, picture, *args: taken.append(picture))
+    pictures = [group(), frame(n_faces=1)]
+    composer = Composer(replace(Material([portrait()], [], []), **{kind: pictures}))
+    for seed in range(400):
+        composer.scene(np.random.default_rng(seed), 64, 64)
+    assert len(taken) >= 400
+    assert 0.65 < np.mean([one is pictures[0] for one in taken]) < 0.85  # three sure faces of four
 
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0.0, 0.0), (0.6, 0.0), (-0.6, 0.2), (0.0, -0.4)])
