@@ -189,7 +189,7 @@ def test_a_second_run_does_only_what_is_not_done(
         ("b.mp4", 50),
         ("c.mp4", 50),
     ]
-    with pytest.raises(UsageError, match="every was 1, is 2 now"):
+    with pytest.raises(UsageError, match="every 1 against 2"):
         vafer.annotate(videos, out, sampling=Sampling(every=2), **options)
     fresh = vafer.annotate(videos, out, sampling=Sampling(every=2), overwrite=True, **options)
     assert len(fresh.table) == 75

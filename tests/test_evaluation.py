@@ -438,7 +438,7 @@ def test_scores_of_something_else_are_not_replaced(
     run(*common)
     assert (folder / "out" / "scores.json").read_bytes() == before
     _, error = run(*common, "--missing", "neutral", code=2)
-    assert "out holds scores already: missing was drop, is neutral now" in error
+    assert "out holds scores already: missing drop against neutral" in error
     assert (folder / "out" / "scores.json").read_bytes() == before
     run(*common, "--missing", "neutral", "--overwrite")
     assert scores_in(folder / "out")["overall"]["missing"] == "neutral"

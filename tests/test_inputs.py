@@ -80,6 +80,29 @@ def test_nothing_found_and_missing_inputs_are_errors(tmp_path: Path) -> None:
         videos(tmp_path / "missing")
 
 
+def test_pictures_that_are_no_series_are_told_of(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "photos/me.png",
+        "photos/you.jpg",
+        "photos/.hidden.jpg",
+        "clip/1.png",
+        "video/a.mp4",
+        "video/cover.jpg",
+    )
+    told: list[str] = []
+    found = find_sources([tmp_path, tmp_path / "photos" / "me.png"], on_notice=told.append)
+    assert [source.video for source in found] == ["clip", "me.png", "video/a.mp4"]
+    (notice,) = told
+    assert notice.startswith(f"2 pictures in {tmp_path}/photos passed over")
+
+
+def test_a_link_to_nothing_is_told_with_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").symlink_to("gone.mp4")
+    with pytest.raises(UsageError, match=r"a\.mp4: links to gone\.mp4: no such file"):
+        videos(tmp_path / "a.mp4")
+
+
 def test_links_are_followed_but_not_for_ever(tmp_path: Path) -> None:
     make(tmp_path, "store/a.mp4", "in/b.mp4")
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "store")

@@ -149,7 +149,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
         ([a, tmp_path / "gone"], "gone: no such file or folder"),
         ([a, twice], "b.mp4 is in .*a and in .*twice"),
         ([a, a], "a.mp4 is in"),
-        ([a, b, other], "with other options: options every was 1, is 2 now"),
+        ([a, b, other], "with other options: options every 1 against 2"),
         ([a, cut_off], "cut has no _videos.parquet"),
         ([lost], "lost is not finished"),
         ([waiting], "waiting.parquet is not finished"),

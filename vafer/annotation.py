@@ -122,11 +122,11 @@ def annotate(
     the first two. out: a .parquet file, or a folder that gets one file per recording; None keeps
     nothing on disk. model, detector: names or paths; see `vafer.store`. detect: `full` looks for
     faces in every whole frame, `search` mostly around those of the frame before, see
-    `vafer.search`; `auto` is `search`
-    on a CPU with a detector for which both are known to agree. workers: how many recordings are at
-    work at once, each decoded in a process of its own, see `vafer.staged`; one a core without, at
-    most 16; 1 does all in this process, one recording after the other. shard: the part of the
-    recordings that is this call's; each needs an `out` of its own, and `vafer.merge` joins them.
+    `vafer.search`; `auto` is `search` on a CPU with a detector for which both are known to agree.
+    workers: how many recordings are at work at once, each decoded in a process of its own, see
+    `vafer.staged`; one a core without, at most 16; 1 does all in this process, one recording after
+    the other. shard: the part of the recordings that is this call's; each needs an `out` of its
+    own, and `vafer.merge` joins them.
 
     A recording that cannot be read costs only itself: its row of `Results.videos` says `failed` and
     why. A second call with the same options and `out` does only what is not done yet; two at once
@@ -136,7 +136,8 @@ def annotate(
     """
     detection = detection or DetectorOptions()
     sources = find_sources(
-        [Path(i) for i in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+        [Path(i) for i in ([inputs] if isinstance(inputs, str | Path) else inputs)],
+        on_notice=on_notice,
     )
     if shard is not None:
         sources = [source for source in sources if shard.has(source.video)]

@@ -3,12 +3,12 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vafer.errors import UsageError, VideoError, display_path
-from vafer.pictures import is_picture_folder
+from vafer.errors import UsageError, VideoError, counted, display_path
+from vafer.pictures import is_picture, is_picture_folder
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
 
@@ -26,18 +26,20 @@ class Source:
     video: str
 
 
-def find_sources(inputs: Iterable[Path]) -> list[Source]:
+def find_sources(
+    inputs: Iterable[Path], *, on_notice: Callable[[str], None] = lambda text: None
+) -> list[Source]:
     """Find all recordings, ordered by `video`.
 
     Folders are searched recursively for known video endings and for folders of numbered pictures;
-    hidden files are passed over. A file that is named, such as a picture, is always tried. Raises
-    UsageError when an input is missing, when there is no recording, and when two would get the same
-    `video`.
+    hidden files are passed over. A file that is named, such as a picture, is always tried; pictures
+    that are no series are otherwise told of. Raises UsageError when an input is missing, when there
+    is no recording, and when two would get the same `video`.
     """
     inputs = list(inputs)
     found: dict[str, Source] = {}
     for given in inputs:
-        for source in _sources_of(given):
+        for source in _sources_of(given, on_notice):
             other = found.setdefault(source.video, source)
             if os.path.realpath(other.path) != os.path.realpath(source.path):
                 raise UsageError(
@@ -86,11 +88,13 @@ def _files(source: Source) -> list[Path]:
     return sorted(path for path in source.path.iterdir() if path.is_file())
 
 
-def _sources_of(given: Path) -> Iterator[Source]:
+def _sources_of(given: Path, on_notice: Callable[[str], None]) -> Iterator[Source]:
     try:
         given.stat()
     except OSError as error:
         found = (error.strerror or str(error)).lower()
+        if given.is_symlink():
+            found = f"links to {display_path(given.readlink())}: {found}"
         raise UsageError(f"{display_path(given)}: {found}: check the path") from error
     if not given.is_dir():
         yield Source(given, display_path(Path(given.name)))
@@ -112,10 +116,17 @@ def _sources_of(given: Path) -> Iterator[Source]:
         ]
         for path in videos:
             yield Source(path, display_path(path.relative_to(given)))
-        if not videos and is_picture_folder(folder):
+        if videos:
+            continue
+        if is_picture_folder(folder):
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
             yield Source(folder, display_path(name))
+        elif n := sum(is_picture(Path(name)) and not name.startswith(".") for name in files):
+            on_notice(
+                f"{counted(n, 'picture')} in {display_path(folder)} passed over, which are no "
+                "numbered series: name the files themselves to annotate each"
+            )
 
 
 def _refuse(error: OSError) -> None:

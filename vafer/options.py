@@ -30,7 +30,7 @@ class DetectorOptions:
 
     def __post_init__(self) -> None:
         if self.size < STRIDE:
-            raise UsageError(f"detection size {self.size}: expected {STRIDE} pixels or more")
+            raise UsageError(f"--det-size {self.size}: expected {STRIDE} pixels or more")
         if not 0 < self.threshold < 1:
             raise UsageError(f"--det-threshold {self.threshold}: expected more than 0, below 1")
         if not 0 <= self.min_face < math.inf:
@@ -113,13 +113,13 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise UsageError(f"shard {self}: expected I/N with I from 1 to N")
+            raise UsageError(f"--shard {self}: expected I/N with I from 1 to N")
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """`3/16` → the third of sixteen. Raises UsageError."""
         if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
-            raise UsageError(f"shard {text!r}: expected I/N, such as 3/16, with I from 1 to N")
+            raise UsageError(f"--shard {text}: expected I/N, such as 3/16, with I from 1 to N")
         number, _, count = text.partition("/")
         return cls(int(number), int(count))
 

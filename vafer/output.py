@@ -192,10 +192,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """
     a, b = _settings(old), _settings(new)
     return "; ".join(
-        f"{key} was {a.get(key)}, is {b.get(key)} now"
+        f"{key} {_told(a.get(key))} against {_told(b.get(key))}"
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
     )
+
+
+def _told(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _settings(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
