@@ -56,8 +56,8 @@ def main() -> int:
     cores = len(os.sched_getaffinity(0))
     workers = max(1, cores - 1)
     if arguments.device == "cpu":
-        # Scenes take about twice as long as what the network does with them (as a profile said).
-        torch.set_num_threads(max(1, cores // 3))
+        # Scenes take about as long as what the network does with them (as a profile said).
+        torch.set_num_threads(max(1, cores // 2))
         workers = cores
     if arguments.workers is not None:
         workers = arguments.workers

@@ -46,7 +46,7 @@ class DetectorConfig:
     bf16: all but heads and losses computes in bfloat16. Raises UsageError.
     """
 
-    steps: int = 18_000
+    steps: int = 36_000
     scale: int = 1
     bf16: bool = False
     lr: float = 3e-3
