@@ -14,7 +14,8 @@ from vafer.tracks import box_distance
 
 SEARCHED_SIDE = 64  # pixels of a face in the mosaic, at most; measured by bench/search.py
 REACH = 2.0  # side of a piece, in sides of its face
-MOST_OF_FULL = 0.7  # of the pixels of the whole frame as `detect` sees it
+MOST_OF_FULL = 0.4  # of the whole frame's pixels as `detect` sees it; measured by bench/search.py
+BEYOND = (127, 127, 127)  # the frame: as a network's own padding of a whole one, 0 when normalised
 SAME = 0.7  # `box_distance` up to which a face is the one that was there
 
 
@@ -52,7 +53,7 @@ class Mosaic:
         return cls(cell, columns, around, scales, offsets)
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        """The pieces of a frame uint8 (H, W, 3) RGB, in BGR; black beyond the frame."""
+        """The pieces of a frame uint8 (H, W, 3) RGB, in BGR; grey beyond the frame."""
         rows = math.ceil(len(self.around) / self.columns)
         canvas = np.zeros((rows * self.cell, self.columns * self.cell, 3), np.uint8)
         for i, (scale, offset) in enumerate(zip(self.scales, self.offsets, strict=True)):
@@ -67,6 +68,7 @@ class Mosaic:
                 (self.cell, self.cell),
                 dst=canvas[top : top + self.cell, left : left + self.cell],
                 flags=cv2.INTER_LINEAR,
+                borderValue=BEYOND,
             )
         return cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR)
 

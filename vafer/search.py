@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "943cb2233855e355f26007ab52754c67ca06106c8815c77e00a4144c325416d7",  # vafer-faces
+    "c9b34e7041383ccbfa5ceaa84e58cd4df6c5ed41f7496f42cb86f8f148ef8dfb",  # vafer-faces
 }
 
 

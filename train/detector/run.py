@@ -36,7 +36,7 @@ MINED_AT = (0.3, 0.55, 0.8)  # shares of the steps after which hard negatives ar
 # Of the scenery, in blocks of so many neighbours, one in SET_ASIDE is never trained on. The scores
 # are shifted so that a share of FALSE_FACES of these pictures, if they are ENOUGH, has one of 0.5
 # or more.
-BLOCK, SET_ASIDE, ENOUGH, FALSE_FACES = 50, 10, 100, 0.01
+BLOCK, SET_ASIDE, ENOUGH, FALSE_FACES = 50, 10, 100, 0.007
 
 
 @dataclass(frozen=True, slots=True)
