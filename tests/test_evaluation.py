@@ -366,7 +366,7 @@ def test_an_overwritten_folder_holds_nothing_of_before(
     assert not (out / "features.png").exists()
     before = scores_in(out)["provenance"]["inputs"]["detector_sha256"]
     _, error = run(*by_detector, "--detector", other, code=2)
-    assert "holds scores already: detector_sha256 was" in error
+    assert "holds scores already: detector_sha256 " in error
     with monkeypatch.context() as patch:
 
         def stop(*arguments: object, **options: object) -> None:

@@ -93,8 +93,19 @@ def test_pictures_that_are_no_series_are_told_of(tmp_path: Path) -> None:
     told: list[str] = []
     found = find_sources([tmp_path, tmp_path / "photos" / "me.png"], on_notice=told.append)
     assert [source.video for source in found] == ["clip", "me.png", "video/a.mp4"]
-    (notice,) = told
-    assert notice.startswith(f"2 pictures in {tmp_path}/photos passed over")
+    assert [notice.split(", ")[0] for notice in told] == [
+        f"1 picture in {tmp_path}/photos passed over",
+        f"1 picture in {tmp_path}/video passed over",
+    ]
+    told.clear()
+    find_sources([tmp_path, tmp_path / "photos"], on_notice=told.append)
+    assert len(told) == 2
+    assert told[0].startswith(f"2 pictures in {tmp_path}/photos")
+
+
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="file name too long"):
+        videos(tmp_path / ("a" * 300))
 
 
 def test_a_link_to_nothing_is_told_with_what_it_names(tmp_path: Path) -> None:

@@ -83,6 +83,9 @@ def test_beyond_the_frame_it_is_grey() -> None:
     canvas = mosaic.picture(np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
     assert (canvas[: mosaic.cell // 2 - 2] == 127).all()
     assert canvas[mosaic.cell // 2 + 2 :, mosaic.cell // 2 + 2 :].min() == 200
+    three = mosaic_of((300, 200, 60), (400, 300, 60), (200, 300, 60))
+    canvas = three.picture(np.full((HEIGHT, WIDTH, 3), 200, np.uint8))
+    assert (canvas[three.cell :, three.cell :] == 127).all()  # of two by two, the last is none
 
 
 def test_a_face_elsewhere_or_of_another_size_is_not_the_one_that_was_there() -> None:

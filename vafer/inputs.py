@@ -4,6 +4,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,9 @@ def find_sources(
     """
     inputs = list(inputs)
     found: dict[str, Source] = {}
+    no_series: dict[str, list[Path]] = {}
     for given in inputs:
-        for source in _sources_of(given, on_notice):
+        for source in _sources_of(given, no_series):
             other = found.setdefault(source.video, source)
             if os.path.realpath(other.path) != os.path.realpath(source.path):
                 raise UsageError(
@@ -54,6 +56,13 @@ def find_sources(
             f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures. "
             "Any other file, such as a single picture, is tried when it is named itself."
         )
+    taken = {os.path.realpath(source.path) for source in found.values()}
+    for pictures in no_series.values():
+        if n := sum(os.path.realpath(picture) not in taken for picture in pictures):
+            on_notice(
+                f"{counted(n, 'picture')} in {display_path(pictures[0].parent)} passed over, "
+                "beside videos or no numbered series: name the files themselves to annotate each"
+            )
     return [found[video] for video in sorted(found)]
 
 
@@ -88,12 +97,13 @@ def _files(source: Source) -> list[Path]:
     return sorted(path for path in source.path.iterdir() if path.is_file())
 
 
-def _sources_of(given: Path, on_notice: Callable[[str], None]) -> Iterator[Source]:
+def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Source]:
+    """The recordings of one input. Pictures of folders that are none come into `no_series`."""
     try:
         given.stat()
     except OSError as error:
         found = (error.strerror or str(error)).lower()
-        if given.is_symlink():
+        with suppress(OSError):  # it is no link
             found = f"links to {display_path(given.readlink())}: {found}"
         raise UsageError(f"{display_path(given)}: {found}: check the path") from error
     if not given.is_dir():
@@ -116,17 +126,14 @@ def _sources_of(given: Path, on_notice: Callable[[str], None]) -> Iterator[Sourc
         ]
         for path in videos:
             yield Source(path, display_path(path.relative_to(given)))
-        if videos:
-            continue
-        if is_picture_folder(folder):
+        if not videos and is_picture_folder(folder):
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
             yield Source(folder, display_path(name))
-        elif n := sum(is_picture(Path(name)) and not name.startswith(".") for name in files):
-            on_notice(
-                f"{counted(n, 'picture')} in {display_path(folder)} passed over, which are no "
-                "numbered series: name the files themselves to annotate each"
-            )
+        else:
+            paths = [folder / name for name in sorted(files) if not name.startswith(".")]
+            if pictures := [path for path in paths if is_picture(path)]:
+                no_series[real] = pictures
 
 
 def _refuse(error: OSError) -> None:

@@ -15,7 +15,7 @@ from vafer.tracks import box_distance
 SEARCHED_SIDE = 64  # pixels of a face in the mosaic, at most; measured by bench/search.py
 REACH = 2.0  # side of a piece, in sides of its face
 MOST_OF_FULL = 0.4  # of the whole frame's pixels as `detect` sees it; measured by bench/search.py
-BEYOND = (127, 127, 127)  # the frame: as a network's own padding of a whole one, 0 when normalised
+BEYOND = 127  # grey beyond the frame: about 0 when normalised, as what convolutions pad with
 SAME = 0.7  # `box_distance` up to which a face is the one that was there
 
 
@@ -37,7 +37,7 @@ class Mosaic:
     def of(cls, shape: tuple[int, int], around: np.ndarray, size: int) -> "Mosaic | None":
         """A mosaic of a frame of shape (H, W), whose longer side `detect` would shrink to `size`.
 
-        None where it would have nearly as many pixels as the shrunken frame.
+        None where it would have more than `MOST_OF_FULL` of the shrunken frame's pixels.
         """
         whole = min(1.0, size / max(shape))
         sides = (around[:, 2:] - around[:, :2]).max(axis=1)
@@ -53,9 +53,10 @@ class Mosaic:
         return cls(cell, columns, around, scales, offsets)
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        """The pieces of a frame uint8 (H, W, 3) RGB, in BGR; grey beyond the frame."""
+        """The pieces of a frame uint8 (H, W, 3) RGB, in BGR; grey beyond the frame, and
+        where no piece is."""
         rows = math.ceil(len(self.around) / self.columns)
-        canvas = np.zeros((rows * self.cell, self.columns * self.cell, 3), np.uint8)
+        canvas = np.full((rows * self.cell, self.columns * self.cell, 3), BEYOND, np.uint8)
         for i, (scale, offset) in enumerate(zip(self.scales, self.offsets, strict=True)):
             row, column = divmod(i, self.columns)
             top, left = row * self.cell, column * self.cell
@@ -68,7 +69,7 @@ class Mosaic:
                 (self.cell, self.cell),
                 dst=canvas[top : top + self.cell, left : left + self.cell],
                 flags=cv2.INTER_LINEAR,
-                borderValue=BEYOND,
+                borderValue=(BEYOND, BEYOND, BEYOND),
             )
         return cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR)
 

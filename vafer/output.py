@@ -155,8 +155,8 @@ class Output:
         for run in provenance["runs"]:
             if found := differences(run, self.run):
                 raise UsageError(
-                    f"{display_path(path)} was made with other options: {found}. "
-                    "Give the same options, another --out, or --overwrite to start anew."
+                    f"{display_path(path)} was made with other options, there against here: "
+                    f"{found}. Give the same options, another --out, or --overwrite to start anew."
                 )
             self._runs[run["id"]] = run
 
@@ -192,13 +192,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """
     a, b = _settings(old), _settings(new)
     return "; ".join(
-        f"{key} {_told(a.get(key))} against {_told(b.get(key))}"
+        f"{key} {_in_words(a.get(key))} against {_in_words(b.get(key))}"
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
     )
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     return "none" if value is None else str(value)
 
 

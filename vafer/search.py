@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "c9b34e7041383ccbfa5ceaa84e58cd4df6c5ed41f7496f42cb86f8f148ef8dfb",  # vafer-faces
+    "dfb22c50283ba44cf6f2d4f57ba3d06a6998e3830721216e627370a408558f69",  # vafer-faces
 }
 
 

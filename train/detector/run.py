@@ -137,8 +137,8 @@ def train_detector(
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         if found := differences(state.get("asked", {}), asked):
             raise UsageError(
-                f"{out} holds another training: {found}. Give the same options, faces, videos and "
-                "pictures to go on, or another --out"
+                f"{out} holds another training, there against here: {found}. Give the same "
+                "options, faces, videos and pictures to go on, or another --out"
             )
         training.load(state)
         step = state["step"]

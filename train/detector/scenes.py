@@ -56,8 +56,8 @@ PAGES, CAPTIONS = 0.2, 0.15
 # Pixels, height and width, of pages that are pictures of no face, and how many of these are drawn,
 # once in each process, where they take 230 kB each.
 PAGE, N_PAGES = (240, 320), 400
-# How many pictures are kept as they are decoded, in each process: photographs of people, and those
-# that clothes and hair take their light and dark from.
+# How many pictures are kept as they are decoded, in each process: photographs of people, up to 5 MB
+# each, and those that clothes and hair take their light and dark from, up to 80 kB.
 N_PHOTOGRAPHS, N_GRAINS = 64, 400
 FONTS = sorted(  # Matplotlib's, but for one that has few letters
     file
@@ -173,7 +173,7 @@ class Composer:
 
 
 def _shares(pictures: list[Labelled]) -> np.ndarray:
-    """How often each is drawn: the oftener the more sure faces it shows."""
+    """How often each is drawn: the oftener the more sure faces it shows, with none as with one."""
     n_faces = np.array([max(1, picture.sure.sum()) for picture in pictures])
     return n_faces / n_faces.sum()
 

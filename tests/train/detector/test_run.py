@@ -174,11 +174,14 @@ def test_another_training_in_the_folder_is_refused(material: Material, tmp_path:
     material.scenery.append(frame(n_faces=0))
     train_detector(material, tmp_path, config, workers=0)
     before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(UsageError, match=r"another training: steps 2 against 4\. .*another --out"):
+    with pytest.raises(
+        UsageError,
+        match=r"another training, there against here: steps 2 against 4\. .*another --out",
+    ):
         train_detector(material, tmp_path, replace(config, steps=4), workers=0)
     for pictures in (material.scenery, material.people, material.portraits, material.frames):
         pictures.append(frame(n_faces=1))
-        with pytest.raises(UsageError, match="another training: material "):
+        with pytest.raises(UsageError, match="another training, there against here: material "):
             train_detector(material, tmp_path, config, workers=0)
         pictures.pop()
     assert (tmp_path / "last.pt").read_bytes() == before

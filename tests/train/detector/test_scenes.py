@@ -428,5 +428,7 @@ def test_a_figure_lies_around_its_face_and_in_its_region(has_face: bool) -> None
             assert hair[:, 0].min() > y.start
         before = made.canvas.copy()
         made._dress(figure, np.array([200.0, 150, 130]))
+        changed = (made.canvas != before).any(axis=2)[y, x]
+        assert changed[layers.any(axis=0)].mean() > 0.9 or not layers.any()
         made.canvas[y, x] = before[y, x]
         np.testing.assert_array_equal(made.canvas, before)
