@@ -33,8 +33,8 @@ def find_sources(
     """Find all recordings, ordered by `video`.
 
     Folders are searched recursively for known video endings and for folders of numbered pictures;
-    hidden files are passed over. A file that is named, such as a picture, is always tried; pictures
-    that are no series are otherwise told of. Raises UsageError when an input is missing, when there
+    hidden files are passed over. A file that is named, such as a picture, is always tried; others
+    that are passed over are told of. Raises UsageError when an input is missing, when there
     is no recording, and when two would get the same `video`.
     """
     inputs = list(inputs)

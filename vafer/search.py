@@ -14,7 +14,7 @@ FULL_EVERY_FRAMES = 8
 # and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
     PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "dfb22c50283ba44cf6f2d4f57ba3d06a6998e3830721216e627370a408558f69",  # vafer-faces
+    "d2b108f01dedff56d62a53c87ce6605f6f37383fea7fd03bab2be5f3211df5d5",  # vafer-faces
 }
 
 
