@@ -131,7 +131,7 @@ def test_of_a_truncated_fragmented_mp4_with_sound_all_that_is_there_is_read(
     cut.write_bytes(data[: int(share * len(data))])
     info = probe(cut)
     assert info.damage is not None
-    assert "corrupt or unreadable" in info.damage
+    assert info.damage.startswith("an MP4 that was cut off")
     assert info.pts is not None
     ffprobe = ["ffprobe", "-v", "quiet", "-count_packets", "-select_streams", "v"]
     show = ["-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", cut]

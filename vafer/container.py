@@ -1,6 +1,7 @@
 """A video file opened: its container, its video stream, its packets, through PyAV."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -10,6 +11,7 @@ from vafer.errors import VideoError, display_path
 from vafer.mp4 import fault_of_mp4
 
 _MAX_DEMUX_ERRORS = 16
+_UNREADABLE = (av.FFmpegError, OSError, ValueError)
 
 on_packet: Callable[[], None] | None = None
 """Called for each packet read in this process; one that reads for another shows that it lives."""
@@ -28,10 +30,18 @@ def open_container(path: Path) -> av.container.InputContainer:
         raise refusal(path, "the file is empty", "copy it again")
     try:
         # absolute, for libav takes what precedes a colon in `12:30.mp4` for a protocol
-        return av.open(str(path.absolute()), metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
+        return _opened(str(path.absolute()))
+    except _UNREADABLE as error:
+        fault = fault_of_mp4(path)
+        if fault and fault.n_whole:  # libav refuses all where it ends within a moof
+            with suppress(*_UNREADABLE):
+                return _opened(f"subfile,,start,0,end,{fault.n_whole},,:file:{path.absolute()}")
         found = f"no video container ({getattr(error, 'strerror', None) or error})"
         raise unusable(path, found, "check that it is a video, or copy it again") from error
+
+
+def _opened(url: str) -> av.container.InputContainer:
+    return av.open(url, metadata_errors="replace")
 
 
 def video_stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
@@ -79,7 +89,9 @@ def packets(
 
 def unusable(path: Path, found: str, advice: str) -> VideoError:
     """The error that says what is wrong with a file, by what it lacks where its boxes tell."""
-    return refusal(path, *(fault_of_mp4(path) or (found, advice)))
+    if fault := fault_of_mp4(path):
+        found, advice = fault.found, fault.advice
+    return refusal(path, found, advice)
 
 
 def refusal(path: Path, found: str, advice: str) -> VideoError:

@@ -5,18 +5,32 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-_MAX_BOXES = 1000  # that are looked at, on the top level; recordings have a handful
+_MAX_BOXES = 100_000  # that are looked at, on the top level; 14 hours in fragments of a second
 _PLACEHOLDER = b"?"  # Android's MPEG4Writer fills lengths with it until a recording is finished
 
 CUT_OFF_ADVICE = "copy it again; if this is the original, repair it with a tool such as untrunc"
-UNFINISHED = (
+
+
+class Fault(NamedTuple):
+    """What an MP4 lacks, and what to do.
+
+    n_whole: how many bytes, of whole boxes with an index (moov) among them, precede the one that
+    breaks off; 0 where there is no such box.
+    """
+
+    found: str
+    advice: str
+    n_whole: int = 0
+
+
+UNFINISHED = Fault(
     "an MP4 without its index (moov), as of a recording that was never finished",
     "repair it with a tool such as untrunc",
 )
 
 
-def fault_of_mp4(path: Path) -> tuple[str, str] | None:
-    """What an MP4 lacks, and what to do; None if its boxes say nothing of it, or it is none."""
+def fault_of_mp4(path: Path) -> Fault | None:
+    """What an MP4 lacks; None if its boxes say nothing of it, or it is none."""
     try:
         with path.open("rb") as file:
             if file.read(8)[4:] != b"ftyp":
@@ -33,7 +47,7 @@ class _Box(NamedTuple):
     length: int | None
 
 
-def _fault(file: BinaryIO, size: int) -> tuple[str, str] | None:
+def _fault(file: BinaryIO, size: int) -> Fault | None:
     at, has_index = 0, False
     for _ in range(_MAX_BOXES):
         file.seek(at)
@@ -41,17 +55,17 @@ def _fault(file: BinaryIO, size: int) -> tuple[str, str] | None:
         if not head:
             return None if has_index else UNFINISHED
         if len(head) < 8 or (head[:4] == b"\0\0\0\1" and len(head) < 16):
-            return "an MP4 that was cut off", CUT_OFF_ADVICE
+            return Fault("an MP4 that was cut off", CUT_OFF_ADVICE, at if has_index else 0)
         box = _box(head)
         if box is None:
             return None
+        if box.length is not None and at + box.length > size:
+            found = f"an MP4 that was cut off, {size:,} of {at + box.length:,} bytes or more"
+            return Fault(found, CUT_OFF_ADVICE, at if has_index else 0)
         has_index |= box.kind == b"moov"
         if box.length is None:
             return None if has_index else UNFINISHED
         at += box.length
-        if at > size:
-            found = f"an MP4 that was cut off, {size:,} of {at:,} bytes or more"
-            return found, CUT_OFF_ADVICE
     return None
 
 

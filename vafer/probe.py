@@ -10,6 +10,7 @@ import numpy as np
 
 from vafer.container import open_container, packets, refusal, unusable, video_stream
 from vafer.errors import counted, display_path
+from vafer.mp4 import fault_of_mp4
 from vafer.pictures import is_picture, pictures_of, read_picture
 
 VIDEO_SUFFIXES = frozenset(
@@ -238,6 +239,8 @@ def _damage(
     size = path.stat().st_size
     if "matroska" in container and (promised := _matroska_size(path)) and size < promised:
         return f"{size} of {promised} bytes promised by the header are there"
+    if "mp4" in container and n_packets > n_header and (fault := fault_of_mp4(path)):
+        return fault.found  # of what fragments hold, the header promises nothing
     if container == "mpegts" and size % 188 and size % 192 and size % 204:
         return "the last transport packet breaks off"
     if n_bad:
