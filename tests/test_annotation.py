@@ -189,7 +189,7 @@ def test_a_second_run_does_only_what_is_not_done(
         ("b.mp4", 50),
         ("c.mp4", 50),
     ]
-    with pytest.raises(UsageError, match="every 1 against 2"):
+    with pytest.raises(UsageError, match="--every 1 against 2"):
         vafer.annotate(videos, out, sampling=Sampling(every=2), **options)
     fresh = vafer.annotate(videos, out, sampling=Sampling(every=2), overwrite=True, **options)
     assert len(fresh.table) == 75
@@ -324,6 +324,15 @@ def test_any_name_can_be_an_output_even_where_every_recording_fails(
     assert results.videos["status"].to_list() == ["failed"]
     assert results.n_incomplete == 1
     assert len(results.table) == 0
+
+
+def test_a_link_to_nothing_fails_with_what_it_names(
+    untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.mp4").symlink_to("gone.mp4")
+    (row,) = vafer.annotate(tmp_path, model=untrained, detector=yunet).videos.rows(named=True)
+    assert (row["status"], row["size_bytes"], row["sha256"]) == ("failed", None, None)
+    assert row["error"].endswith("a.mp4: links to gone.mp4: no such file or directory")
 
 
 def test_a_recording_out_of_reach_keeps_its_rows(

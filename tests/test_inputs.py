@@ -78,6 +78,9 @@ def test_nothing_found_and_missing_inputs_are_errors(tmp_path: Path) -> None:
         videos(tmp_path)
     with pytest.raises(UsageError, match="no such file or directory"):
         videos(tmp_path / "missing")
+    make(tmp_path, "me.png")
+    with pytest.raises(UsageError, match="but 1 picture that is no numbered series"):
+        videos(tmp_path)
 
 
 def test_pictures_that_are_no_series_are_told_of(tmp_path: Path) -> None:

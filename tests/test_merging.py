@@ -69,7 +69,7 @@ def test_merged_shards_equal_one_run(
     notices: list[str] = []
     merged = vafer.merge(outs, tmp_path / "m" / "all.parquet", on_notice=notices.append)
     assert vafer.read_table(merged.path).equals(whole.table)
-    assert (merged.n_videos, merged.n_incomplete, merged.n_rows) == (5, 1, len(whole.table))
+    assert (len(merged.videos), merged.n_incomplete, merged.n_rows) == (5, 1, len(whole.table))
     same = pl.all().exclude("elapsed_s")
     assert pl.read_parquet(merged.videos_path).select(same).equals(whole.videos.select(same))
     # As if one run had made it: what is added since is done, and nothing else.
@@ -88,7 +88,7 @@ def test_a_shard_without_recordings_is_an_output_too(
         results = vafer.annotate(sample, out, model=untrained, detector=yunet, shard=empty)
         assert (results.n_frames, len(results.videos)) == (0, 0)
         merged = vafer.merge([out], tmp_path / f"{out.stem}-merged.parquet")
-        assert (merged.n_videos, merged.n_rows) == (0, 0)
+        assert (len(merged.videos), merged.n_rows) == (0, 0)
 
 
 def test_more_outputs_than_files_may_be_open(
@@ -107,7 +107,7 @@ def test_more_outputs_than_files_may_be_open(
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == few
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert merged.n_videos == 100
+    assert len(merged.videos) == 100
     monkeypatch.setattr(merging, "FEWEST_OTHER_FILES", before[1])
     with pytest.raises(UsageError, match="merge some of them first"):
         vafer.merge(inputs, tmp_path / "again.parquet")
@@ -149,7 +149,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
         ([a, tmp_path / "gone"], "gone: no such file or folder"),
         ([a, twice], "b.mp4 is in .*a and in .*twice"),
         ([a, a], "a.mp4 is in"),
-        ([a, b, other], "with other options: options every 1 against 2"),
+        ([a, b, other], "with other options: --every 1 against 2"),
         ([a, cut_off], "cut has no _videos.parquet"),
         ([lost], "lost is not finished"),
         ([waiting], "waiting.parquet is not finished"),
@@ -205,7 +205,7 @@ def test_tables_of_videos_among_the_inputs_are_those_of_the_others(tmp_path: Pat
     make(tmp_path / "1.parquet", VIDEOS[:2])
     make(tmp_path / "2.parquet", VIDEOS[2:4])
     merged = vafer.merge(sorted(tmp_path.glob("*.parquet")), tmp_path / "all" / "out.parquet")
-    assert (merged.n_videos, merged.n_rows) == (4, len(vafer.read_table(merged.path)))
+    assert (len(merged.videos), merged.n_rows) == (4, len(vafer.read_table(merged.path)))
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -219,6 +219,7 @@ def test_the_command(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "3 recordings, 1 of them failed or damaged, 5 rows" in shown.stdout
+    assert f"failed: {failed('bad.mp4')['error']}" in shown.stdout
     assert f"table: {out}" in shown.stdout
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 2

@@ -328,10 +328,10 @@ def test_names_that_no_file_can_have(tmp_path: Path) -> None:
 def test_other_options_are_refused_naming_the_difference(place: Path) -> None:
     first = Output(place, run())
     add(first, "a.mp4", 1)
-    with pytest.raises(UsageError, match="options every 1 against 5"):
+    with pytest.raises(UsageError, match="--every 1 against 5"):
         Output(place, run(every=5))
     first.finish()
-    with pytest.raises(UsageError, match="options every 1 against 5"):
+    with pytest.raises(UsageError, match="--every 1 against 5"):
         Output(place, run(every=5)).finish()
     other_detector = {**run(), "detector": {"name": "d", "sha256": "cc"}}
     with pytest.raises(UsageError, match="detector sha256 bb against cc"):

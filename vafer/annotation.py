@@ -238,7 +238,7 @@ class _Tally:
 
     def __init__(self, on_progress: Callable[[Progress], None], todo: list[Source]) -> None:
         self._on_progress = on_progress
-        self._sizes = {source.video: _size(source) for source in todo}
+        self._sizes = {source.video: _size(source) or 0 for source in todo}
         self._n_bytes = max(1, sum(self._sizes.values()))
         self._bytes_done = 0.0
         self._counted: dict[str, tuple[int, int, float]] = {}  # frames, faces, bytes, of each
@@ -425,11 +425,11 @@ def _one_by_one(pipeline: Pipeline, sampling: Sampling, sources: list[Source]) -
             yield source, Failed(what_failed(source, error))
 
 
-def _size(source: Source) -> int:
+def _size(source: Source) -> int | None:
     try:
         return size_bytes(source)
     except OSError:
-        return 0  # probing it will say why it cannot be read
+        return None  # probing it will say why it cannot be read
 
 
 def _run_id() -> str:

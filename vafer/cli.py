@@ -244,8 +244,12 @@ def merge(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
 ) -> None:
-    """Join the outputs of a job's shards into one table. They stay as they are."""
-    with _errors_shown():
+    """Join the outputs of a job's shards into one table. They stay as they are.
+
+    Exit code 0: merged, and what failed in the runs is named; 1: the table cannot be written; 2:
+    refused; 130: interrupted.
+    """
+    with _errors_shown(interrupted="nothing is written"):
         from vafer.merging import merge as run
 
         _interrupts_raise()

@@ -11,6 +11,8 @@ from rich.text import Text
 from vafer.errors import counted
 
 if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait for them
+    import polars as pl
+
     from train.run import Outcome, Report
     from vafer.annotation import Progress, Results
     from vafer.catalogue import Entry, Info
@@ -93,7 +95,7 @@ def show_results(results: "Results") -> None:
             "  partial", str(counts["partial"]), "damaged: what could be decoded is there"
         )
     if counts["failed"]:
-        table.add_row("  failed", str(counts["failed"]), "nothing could be decoded")
+        table.add_row("  failed", str(counts["failed"]), "nothing of them is in the table")
     n_frames = int(videos["n_frames_analysed"].sum())
     share = (
         f"{int(videos['n_frames_with_face'].sum()) / n_frames:.1%} with a face" if n_frames else ""
@@ -106,7 +108,7 @@ def show_results(results: "Results") -> None:
             "frames/s", speed, f"{results.n_frames:,} frames in {results.elapsed_s:.1f} s"
         )
     stdout.print(table)
-    for line in _problems(results):
+    for line in _problems(videos):
         stdout.print(line, markup=False)
     stdout.print(f"{'tables' if results.path.is_dir() else 'table'}: {results.path}", markup=False)
     stdout.print(f"table of videos: {results.videos_path}", markup=False)
@@ -116,19 +118,21 @@ def show_merged(merged: "Merged") -> None:
     """Print what a merged table holds and where it is."""
     incomplete = f", {merged.n_incomplete:,} of them failed or damaged" * bool(merged.n_incomplete)
     rows = counted(merged.n_rows, "row")
-    stdout.print(f"{counted(merged.n_videos, 'recording')}{incomplete}, {rows}")
+    stdout.print(f"{counted(len(merged.videos), 'recording')}{incomplete}, {rows}")
+    for line in _problems(merged.videos):
+        stdout.print(line, markup=False)
     stdout.print(f"table: {merged.path}", markup=False)
     stdout.print(f"table of videos: {merged.videos_path}", markup=False)
 
 
 def show_problems(results: "Results") -> None:
     """Print on stderr what is wrong with recordings, and nothing else."""
-    for line in _problems(results):
+    for line in _problems(results.videos):
         stderr.print(line, markup=False)
 
 
-def _problems(results: "Results") -> Iterator[str]:
-    for row in results.videos.iter_rows(named=True):
+def _problems(videos: "pl.DataFrame") -> Iterator[str]:
+    for row in videos.iter_rows(named=True):
         if row["status"] == "failed":
             yield _printable(f"failed: {row['error']}")  # which names the file
         elif row["status"] == "partial":

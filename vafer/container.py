@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 from av.stream import Discard, Disposition
 
-from vafer.errors import VideoError, display_path
+from vafer.errors import VideoError, display_path, why_unreadable
 from vafer.mp4 import fault_of_mp4
 
 _MAX_DEMUX_ERRORS = 16
@@ -25,7 +25,7 @@ def open_container(path: Path) -> av.container.InputContainer:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
-        raise refusal(path, (error.strerror or str(error)).lower(), "check the path") from error
+        raise refusal(path, why_unreadable(path, error), "check the path") from error
     if not head:
         raise refusal(path, "the file is empty", "copy it again")
     try:

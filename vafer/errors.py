@@ -8,6 +8,7 @@ VaferError
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -34,6 +35,14 @@ class OutputError(VaferError):
 def display_path(path: Path) -> str:
     """`path` as text that every stream can print: bytes that are no UTF-8 become `\\xff`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def why_unreadable(path: Path, error: OSError) -> str:
+    """Why `path` cannot be read: `no such file or directory`, and what it links to, if it does."""
+    why = (error.strerror or str(error)).lower()
+    with suppress(OSError):  # it is no link
+        why = f"links to {display_path(path.readlink())}: {why}"
+    return why
 
 
 def counted(n: int, thing: str) -> str:

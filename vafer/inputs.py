@@ -4,11 +4,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vafer.errors import UsageError, VideoError, counted, display_path
+from vafer.errors import UsageError, VideoError, counted, display_path, why_unreadable
 from vafer.pictures import is_picture, is_picture_folder
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
@@ -51,6 +50,12 @@ def find_sources(
                 )
     if not found:
         named = ", ".join(display_path(p) for p in inputs) or "nothing"
+        if n := sum(map(len, no_series.values())):
+            raise UsageError(
+                f"no recording found in {named}, but {counted(n, 'picture')} that "
+                f"{'is' if n == 1 else 'are'} no numbered series: expected videos, or names such "
+                "as 0001.png, 0002.png, …; to annotate pictures one by one, name the files"
+            )
         raise UsageError(
             f"no recording found in {named}: expected files ending in "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures. "
@@ -102,9 +107,7 @@ def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Sourc
     try:
         given.stat()
     except OSError as error:
-        found = (error.strerror or str(error)).lower()
-        with suppress(OSError):  # it is no link
-            found = f"links to {display_path(given.readlink())}: {found}"
+        found = why_unreadable(given, error)
         raise UsageError(f"{display_path(given)}: {found}: check the path") from error
     if not given.is_dir():
         yield Source(given, display_path(Path(given.name)))

@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
 from vafer.errors import OutputError, UsageError, counted, display_path
@@ -22,21 +23,26 @@ from vafer.table import (
     read_batches,
     read_provenance,
     read_videos,
+    videos_table,
     write_videos,
 )
 
 OTHER_FILES, FEWEST_OTHER_FILES = 256, 16  # that are open beside those that are merged
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Merged:
-    """What `merge` made: where the table and that of videos are, and how much is in them."""
+    """What `merge` made: where the table is and how many rows it has; the table of videos."""
 
     path: Path
     videos_path: Path
-    n_videos: int
-    n_incomplete: int  # failed or partial
+    videos: pl.DataFrame
     n_rows: int
+
+    @property
+    def n_incomplete(self) -> int:
+        """How many recordings are failed or partial."""
+        return int((self.videos["status"] != "done").sum())
 
 
 def merge(
@@ -96,8 +102,7 @@ def merge(
     return Merged(
         path=out,
         videos_path=videos_path_of(out),
-        n_videos=len(rows),
-        n_incomplete=sum(row["status"] != "done" for row in rows.values()),
+        videos=pl.DataFrame(videos_table(list(rows.values()))),
         n_rows=n_rows,
     )
 

@@ -28,6 +28,17 @@ from vafer.table import (
 
 # What may differ between two runs of one table and is only recorded.
 _INCIDENTAL = {"id", "vafer", "environment", "name", "origin", "shard"}
+_AS_ASKED = {
+    "options every": "--every",
+    "options fps": "--fps",
+    "options start_s": "--start",
+    "options end_s": "--end",
+    "options det_size": "--det-size",
+    "options det_threshold": "--det-threshold",
+    "options det_min_face": "--min-face",
+    "options det_max_faces": "--max-faces",
+    "options detect": "--detect",
+}
 
 
 class Output:
@@ -189,10 +200,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Name what two runs differ in that changes values; empty where nothing does.
 
     Values may be nested; names of models and files are incidental where their hashes are there.
+    What was asked on the command line is called as it is asked there.
     """
     a, b = _settings(old), _settings(new)
     return "; ".join(
-        f"{key} {_in_words(a.get(key))} against {_in_words(b.get(key))}"
+        f"{_AS_ASKED.get(key, key)} {_in_words(a.get(key))} against {_in_words(b.get(key))}"
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
     )

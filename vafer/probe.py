@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from vafer.container import open_container, packets, refusal, unusable, video_stream
-from vafer.errors import counted, display_path
+from vafer.errors import counted, display_path, why_unreadable
 from vafer.mp4 import fault_of_mp4
 from vafer.pictures import is_picture, pictures_of, read_picture
 
@@ -280,7 +280,7 @@ def _probe_pictures(path: Path) -> VideoInfo:
         if paths == [path]:
             path.open("rb").close()  # says why it cannot be
     except OSError as error:
-        raise refusal(path, (error.strerror or str(error)).lower(), "check the path") from error
+        raise refusal(path, why_unreadable(path, error), "check the path") from error
     if not paths:
         found = "a folder without a series of numbered pictures"
         raise refusal(path, found, "name them 0001.png, 0002.png, … or give a video file")

@@ -25,7 +25,7 @@ import torch
 
 from vafer.batcher import FRAMES_IN_BATCH, Batcher, WalkAhead
 from vafer.crops import Patch
-from vafer.errors import VideoError, display_path
+from vafer.errors import VideoError, display_path, why_unreadable
 from vafer.faces import Detector
 from vafer.inputs import Source, source_sha256
 from vafer.model import Model
@@ -279,7 +279,7 @@ class _OverError(Exception):
 def what_failed(source: Source, error: Exception) -> str:
     """Why a recording cannot be read, naming it."""
     if isinstance(error, OSError):
-        return f"{display_path(source.path)}: {error.strerror}"
+        return f"{display_path(source.path)}: {why_unreadable(source.path, error)}"
     return str(error)
 
 
