@@ -13,11 +13,13 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.main import get_command
 
 import vafer
-from vafer import annotation
+from vafer import annotation, cli
 from vafer.errors import ModelError, UsageError
 from vafer.options import DetectorOptions, Sampling
+from vafer.output import differences
 from vafer.probe import VideoInfo
 from vafer.sample import write_sample
 from vafer.table import SCHEMA
@@ -239,6 +241,12 @@ def test_provenance_says_how_a_number_came_to_be(
     assert run["options"]["detect"] == "full"  # what auto is with this detector
     assert run["options"]["det_size"] == 320
     assert run["options"]["det_max_faces"] == 1
+    asked = {
+        name for option in get_command(cli.app).commands["annotate"].params for name in option.opts
+    }
+    for key in run["options"]:  # each is called as it is asked, where two runs differ in it
+        called, *_ = differences({"options": {key: 1}}, {"options": {key: 2}}).split()
+        assert called in asked
     assert run["environment"]["torch"] == torch.__version__
     row = pl.read_parquet(tmp_path / "r.videos.parquet").row(0, named=True)
     assert row["sha256"] == annotation.sha256(sample)

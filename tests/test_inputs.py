@@ -79,7 +79,7 @@ def test_nothing_found_and_missing_inputs_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or directory"):
         videos(tmp_path / "missing")
     make(tmp_path, "me.png")
-    with pytest.raises(UsageError, match="but 1 picture that is no numbered series"):
+    with pytest.raises(UsageError, match="but 1 picture without a numbered series"):
         videos(tmp_path)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests import clips
+from vafer import mp4
 from vafer.errors import VideoError
-from vafer.mp4 import _MAX_BOXES, fault_of_mp4
+from vafer.mp4 import UNFINISHED as UNFINISHED_FAULT
+from vafer.mp4 import fault_of_mp4
 from vafer.probe import probe
 from vafer.video import VideoReader
 
@@ -74,21 +76,35 @@ def test_one_whose_index_comes_first_is_read_as_far_as_it_goes(tmp_path: Path) -
     assert probe(path).damage is not None
 
 
+@pytest.mark.parametrize("flags", ["frag_keyframe", "frag_keyframe+empty_moov"])
+@pytest.mark.parametrize("fragment", [1, 3])
 @pytest.mark.parametrize("part", [b"moof", b"mdat"])
-@pytest.mark.parametrize("kept", [4, 12, 148, 200])
+@pytest.mark.parametrize("kept", [4, 12, 60, 120])
 def test_of_one_in_fragments_all_that_precede_the_cut_are_read(
-    part: bytes, kept: int, tmp_path: Path
+    flags: str, fragment: int, part: bytes, kept: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "12:30, cut.mp4"  # a name that libav's protocols could trip over
-    clips.copy("b.mp4", path, "-movflags", "frag_keyframe+empty_moov")
+    clips.copy("b.mp4", path, "-movflags", flags)
     boxes = list(boxes_of(path.read_bytes()))
-    last = max(i for i, (kind, _) in enumerate(boxes) if kind == part)
-    path.write_bytes(b"".join(data for _, data in boxes[:last]) + boxes[last][1][:kept])
+    cut = [i for i, (kind, _) in enumerate(boxes) if kind == part][fragment - 4]
+    path.write_bytes(b"".join(data for _, data in boxes[:cut]) + boxes[cut][1][:kept])
     info = probe(path)
     assert info.damage is not None
     assert info.damage.startswith("an MP4 that was cut off")
     found = [clips.read(frame.image) for frame in VideoReader(info)]
-    assert found == list(range(36))  # three of four fragments
+    assert found == list(range(12 * fragment))
+
+
+@pytest.mark.parametrize("flags", ["frag_keyframe", "frag_keyframe+empty_moov", "+faststart"])
+@pytest.mark.parametrize("trailer", [b"", bytes(4), bytes(8), b"a trailer of a camera's"])
+def test_what_follows_a_whole_one_is_no_damage(flags: str, trailer: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "whole.mp4"
+    clips.copy("b.mp4", path, "-movflags", flags)
+    path.write_bytes(path.read_bytes() + trailer)
+    info = probe(path)
+    assert info.damage is None
+    assert info.pts is not None
+    assert len(info.pts) == 48
 
 
 def test_one_with_all_its_parts_is_called_neither(whole: bytes, tmp_path: Path) -> None:
@@ -117,8 +133,10 @@ LARGE = struct.pack(">I4sQ", 1, b"mdat", 20) + b"1234"
         (FTYP + LARGE.replace(struct.pack(">Q", 20), struct.pack(">Q", 0)), None),
         *[(FTYP + struct.pack(">I4s", n, b"mdat") + bytes(8), None) for n in range(2, 8)],
         (FTYP + b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8", None),  # no box, so no length to go by
-        (FTYP + (_MAX_BOXES - 2) * box(b"free", b""), UNFINISHED),
-        (FTYP + _MAX_BOXES * box(b"free", b""), None),  # which is not looked through
+        (FTYP + box(b"moov", b"1234") + box(b"abcd", b"12345678")[:-1], None),  # a trailer
+        (FTYP + box(b"moov", b"1234") + bytes(3), None),
+        (FTYP + box(b"moov", b"1234") + b"\n", CUT_OFF),
+        (FTYP + box(b"moov", box(b"mvex", b"")[:-1]) + box(b"moof", b"1")[:-1], CUT_OFF),
         (box(b"mdat", b"1234"), None),
         (b"", None),
     ],
@@ -132,6 +150,17 @@ def test_boxes_tell(data: bytes, found: str | None, tmp_path: Path) -> None:
     else:
         assert fault is not None
         assert re.search(found, f"{fault.found}; {fault.advice}")
+
+
+def test_boxes_without_end_are_not_looked_through(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mp4, "_MAX_BOXES", 100)
+    path = tmp_path / "a.mp4"
+    path.write_bytes(FTYP + 98 * box(b"free", b""))
+    assert fault_of_mp4(path) == UNFINISHED_FAULT
+    path.write_bytes(FTYP + 100 * box(b"free", b""))
+    assert fault_of_mp4(path) is None
 
 
 def test_a_file_that_is_gone_has_no_fault_of_its_own(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def annotate(
                 on_notice=console.show_notice if not quiet else lambda text: None,
             )
         if quiet:
-            console.show_problems(results)
+            console.show_problems(results.videos)
         else:
             console.show_results(results)
         if results.n_incomplete:
@@ -246,10 +246,10 @@ def merge(
 ) -> None:
     """Join the outputs of a job's shards into one table. They stay as they are.
 
-    Exit code 0: merged, and what failed in the runs is named; 1: the table cannot be written; 2:
-    refused; 130: interrupted.
+    Exit code 0: merged, and what failed in the runs is named; 1: an output cannot be read, or the
+    table not be written; 2: refused; 130: interrupted.
     """
-    with _errors_shown(interrupted="nothing is written"):
+    with _errors_shown(interrupted="the same command, with --overwrite, begins anew"):
         from vafer.merging import merge as run
 
         _interrupts_raise()
@@ -259,7 +259,9 @@ def merge(
             overwrite=overwrite,
             on_notice=console.show_notice if not quiet else lambda text: None,
         )
-        if not quiet:
+        if quiet:
+            console.show_problems(merged.videos)
+        else:
             console.show_merged(merged)
 
 

@@ -125,9 +125,9 @@ def show_merged(merged: "Merged") -> None:
     stdout.print(f"table of videos: {merged.videos_path}", markup=False)
 
 
-def show_problems(results: "Results") -> None:
-    """Print on stderr what is wrong with recordings, and nothing else."""
-    for line in _problems(results.videos):
+def show_problems(videos: "pl.DataFrame") -> None:
+    """Print on stderr what is wrong with recordings, and nothing else. videos: their table."""
+    for line in _problems(videos):
         stderr.print(line, markup=False)
 
 

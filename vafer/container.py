@@ -33,11 +33,13 @@ def open_container(path: Path) -> av.container.InputContainer:
         return _opened(str(path.absolute()))
     except _UNREADABLE as error:
         fault = fault_of_mp4(path)
-        if fault and fault.n_whole:  # libav refuses all where it ends within a moof
+        if fault is None:
+            found = f"no video container ({getattr(error, 'strerror', None) or error})"
+            raise refusal(path, found, "check that it is a video, or copy it again") from error
+        if fault.n_whole:  # libav may refuse all where it ends within a moof
             with suppress(*_UNREADABLE):
                 return _opened(f"subfile,,start,0,end,{fault.n_whole},,:file:{path.absolute()}")
-        found = f"no video container ({getattr(error, 'strerror', None) or error})"
-        raise unusable(path, found, "check that it is a video, or copy it again") from error
+        raise refusal(path, fault.found, fault.advice) from error
 
 
 def _opened(url: str) -> av.container.InputContainer:

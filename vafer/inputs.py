@@ -50,14 +50,10 @@ def find_sources(
                 )
     if not found:
         named = ", ".join(display_path(p) for p in inputs) or "nothing"
-        if n := sum(map(len, no_series.values())):
-            raise UsageError(
-                f"no recording found in {named}, but {counted(n, 'picture')} that "
-                f"{'is' if n == 1 else 'are'} no numbered series: expected videos, or names such "
-                "as 0001.png, 0002.png, …; to annotate pictures one by one, name the files"
-            )
+        n = sum(map(len, no_series.values()))
+        but = f" but {counted(n, 'picture')} without a numbered series" if n else ""
         raise UsageError(
-            f"no recording found in {named}: expected files ending in "
+            f"no recording found in {named}{but}: expected files ending in "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures. "
             "Any other file, such as a single picture, is tried when it is named itself."
         )

@@ -98,11 +98,12 @@ def merge(
                 for batch in batches:
                     writer.write(batch)
                     n_rows += len(batch)
-        write_videos(videos_path_of(out), list(rows.values()))
+        videos = list(rows.values())
+        write_videos(videos_path_of(out), videos)
     return Merged(
         path=out,
         videos_path=videos_path_of(out),
-        videos=pl.DataFrame(videos_table(list(rows.values()))),
+        videos=pl.DataFrame(videos_table(videos)),
         n_rows=n_rows,
     )
 

@@ -5,7 +5,11 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-_MAX_BOXES = 100_000  # that are looked at, on the top level; 14 hours in fragments of a second
+_MAX_BOXES = 2_000_000  # that are looked at: eleven hours of a fragment (two boxes) a frame
+_TOP_LEVEL = frozenset(  # what a box there may be called; other letters are no box but a trailer
+    b"emsg free ftyp imda mdat meta mfra moof moov pdin pnot prft sidx skip ssix styp udta uuid"
+    b" wide".split()
+)
 _PLACEHOLDER = b"?"  # Android's MPEG4Writer fills lengths with it until a recording is finished
 
 CUT_OFF_ADVICE = "copy it again; if this is the original, repair it with a tool such as untrunc"
@@ -14,8 +18,8 @@ CUT_OFF_ADVICE = "copy it again; if this is the original, repair it with a tool 
 class Fault(NamedTuple):
     """What an MP4 lacks, and what to do.
 
-    n_whole: how many bytes, of whole boxes with an index (moov) among them, precede the one that
-    breaks off; 0 where there is no such box.
+    n_whole: where a recording in fragments breaks off, the bytes of the whole boxes before, which
+    are one by themselves; else 0.
     """
 
     found: str
@@ -48,29 +52,52 @@ class _Box(NamedTuple):
 
 
 def _fault(file: BinaryIO, size: int) -> Fault | None:
-    at, has_index = 0, False
+    at, has_index, in_fragments = 0, False, False
     for _ in range(_MAX_BOXES):
         file.seek(at)
         head = file.read(16)
         if not head:
             return None if has_index else UNFINISHED
+        n_whole = at if in_fragments else 0
         if len(head) < 8 or (head[:4] == b"\0\0\0\1" and len(head) < 16):
-            return Fault("an MP4 that was cut off", CUT_OFF_ADVICE, at if has_index else 0)
+            is_padding = has_index and not any(head)
+            return None if is_padding else Fault("an MP4 that was cut off", CUT_OFF_ADVICE, n_whole)
         box = _box(head)
         if box is None:
             return None
         if box.length is not None and at + box.length > size:
+            if box.kind not in _TOP_LEVEL:
+                return None
             found = f"an MP4 that was cut off, {size:,} of {at + box.length:,} bytes or more"
-            return Fault(found, CUT_OFF_ADVICE, at if has_index else 0)
-        has_index |= box.kind == b"moov"
+            return Fault(found, CUT_OFF_ADVICE, n_whole)
+        if box.kind == b"moov":
+            has_index, in_fragments = True, _promises_fragments(file, at, box)
         if box.length is None:
             return None if has_index else UNFINISHED
         at += box.length
     return None
 
 
+def _promises_fragments(file: BinaryIO, at: int, moov: _Box) -> bool:
+    """Whether the index that begins at `at` says that fragments follow (mvex, section 8.8.1)."""
+    if moov.length is None:
+        return False
+    inside, end = at + 8, at + moov.length
+    while inside < end:
+        file.seek(inside)
+        box = _box(file.read(16))
+        if box is None or box.length is None:
+            return False
+        if box.kind == b"mvex":
+            return True
+        inside += box.length
+    return False
+
+
 def _box(head: bytes) -> _Box | None:
     """The box that begins with these 16 bytes, or fewer at a file's end; None if none can."""
+    if len(head) < 8:
+        return None
     length, kind = struct.unpack(">I4s", head[:8])
     least = 8
     if length == 1:  # it follows, in 64 bits

@@ -200,7 +200,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Name what two runs differ in that changes values; empty where nothing does.
 
     Values may be nested; names of models and files are incidental where their hashes are there.
-    What was asked on the command line is called as it is asked there.
+    Options of `annotate` are called as on the command line.
     """
     a, b = _settings(old), _settings(new)
     return "; ".join(

@@ -239,7 +239,7 @@ def _damage(
     size = path.stat().st_size
     if "matroska" in container and (promised := _matroska_size(path)) and size < promised:
         return f"{size} of {promised} bytes promised by the header are there"
-    if "mp4" in container and n_packets > n_header and (fault := fault_of_mp4(path)):
+    if "mp4" in container and (fault := fault_of_mp4(path)) and fault.n_whole:
         return fault.found  # of what fragments hold, the header promises nothing
     if container == "mpegts" and size % 188 and size % 192 and size % 204:
         return "the last transport packet breaks off"
