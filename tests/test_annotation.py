@@ -4,7 +4,9 @@ The network here is untrained: its values mean nothing, but they are repeatable.
 """
 
 import json
+import shutil
 import subprocess
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import torch
 from typer.main import get_command
 
 import vafer
-from vafer import annotation, cli
+from vafer import annotation, cli, staged
 from vafer.errors import ModelError, UsageError
+from vafer.inputs import Source, source_sha256
 from vafer.options import DetectorOptions, Sampling
 from vafer.output import differences
 from vafer.probe import VideoInfo
@@ -332,6 +335,31 @@ def test_any_name_can_be_an_output_even_where_every_recording_fails(
     assert results.videos["status"].to_list() == ["failed"]
     assert results.n_incomplete == 1
     assert len(results.table) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_recording_takes_as_long_as_it_is_at_work(
+    workers: int,
+    sample: Path,
+    untrained: Path,
+    yunet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slowly(source: Source) -> str:
+        time.sleep(0.5)
+        return source_sha256(source)
+
+    for module in (annotation, staged):
+        monkeypatch.setattr(module, "source_sha256", slowly)
+    for name in "abc":
+        shutil.copy(sample, tmp_path / f"{name}.mp4")
+    started = time.perf_counter()
+    videos = vafer.annotate(
+        tmp_path, model=untrained, detector=yunet, sampling=Sampling(every=25), workers=workers
+    ).videos
+    assert videos["elapsed_s"].min() >= 0.5
+    assert videos["elapsed_s"].sum() <= workers * (time.perf_counter() - started)
 
 
 def test_a_link_to_nothing_fails_with_what_it_names(

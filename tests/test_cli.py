@@ -175,6 +175,9 @@ def test_some_failed_is_exit_1_and_the_rest_is_written(
     code, stdout, _ = run("annotate", sample, broken, "--out", out, "--end", 0.2, *options)
     assert code == 1
     assert f"failed: {broken}: no video container" in stdout
+    code, stdout, _ = run("annotate", sample, "--out", out, "--end", 0.2, *options)
+    assert code == 0  # nothing of this run failed
+    assert f"failed (of an earlier run with other inputs): {broken}: no video" in stdout
     assert pl.read_parquet(out)["video"].unique().to_list() == ["astronaut.mp4"]
 
 

@@ -124,8 +124,8 @@ def test_missing_shards_are_told(tmp_path: Path) -> None:
     outs += [make(tmp_path / str(i), [], shard=f"{i}/5") for i in (2, 4)]  # without a recording
     vafer.merge(outs, tmp_path / "more.parquet", on_notice=notices.append)
     assert notices == [
-        "shards of 5 that are not among the inputs: 2, 4, 5; 2 outputs without a recording may be "
-        "of these, and cannot tell"
+        "not among the inputs: 1 of the shards 2, 4, 5 (of 5); 2 inputs without a finished "
+        "recording may be any of them"
     ]
     notices.clear()
     outs.append(make(tmp_path / "5.parquet", [], shard="5/5"))
@@ -141,6 +141,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
     add(Output(cut_off, run("cut")), "x.mp4", 2)
     lost = make(tmp_path / "lost", ["y.mp4", "z.mp4"])
     (lost / "z.mp4.parquet").unlink()
+    add(Output(tmp_path / "under_way.parquet", run("under_way")), "x.mp4", 2)
     waiting = make(tmp_path / "waiting.parquet", ["w.mp4"])
     add(Output(waiting, run("w")), "v.mp4", 2)
     before = sorted(tmp_path.rglob("*"))
@@ -148,7 +149,10 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
         ([], "nothing to merge"),
         ([a, tmp_path / "gone"], "gone: no such file or folder"),
         ([a, twice], "b.mp4 is in .*a and in .*twice"),
-        ([a, a], "a.mp4 is in"),
+        ([a, a], "a is given twice"),
+        ([twice / "_videos.parquet"], "is a table of videos"),
+        ([tmp_path], "Name the outputs in it, such as .*a"),
+        ([cut_off.with_name("under_way.parquet")], "under_way.parquet has no under_way.videos"),
         ([a, b, other], "with other options: --every 1 against 2"),
         ([a, cut_off], "cut has no _videos.parquet"),
         ([lost], "lost is not finished"),
@@ -193,8 +197,17 @@ def test_an_input_that_breaks_off_leaves_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_refusal_ends_in_order(tmp_path: Path) -> None:
-    one, out = make(tmp_path / "one.parquet", ["a.mp4"]), tmp_path / "m.parquet"
-    command = [sys.executable, "-m", "vafer.cli", "merge", one, one, "--out", out]
+    one, two = (make(tmp_path / f"{name}.parquet", ["a.mp4"]) for name in ("one", "two"))
+    command = [
+        sys.executable,
+        "-m",
+        "vafer.cli",
+        "merge",
+        one,
+        two,
+        "--out",
+        tmp_path / "m.parquet",
+    ]
     for _ in range(12):  # threads of pyarrow aborted one in five, after the interpreter had ended
         ended = subprocess.run(command, capture_output=True, text=True)
         assert ended.returncode == 2, ended.stderr

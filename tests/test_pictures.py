@@ -102,7 +102,7 @@ def test_a_picture_that_breaks_off_leaves_a_gap(suffix: str, rest: float, tmp_pa
     reader = VideoReader(probe(tmp_path))
     assert [(frame.index, clips.read(frame.image)) for frame in reader] == [(0, 0), (2, 2)]
     assert (reader.n_frames, reader.n_bad_packets) == (2, 1)
-    assert reader.damage == "1 picture cannot be read"
+    assert reader.damage == f"1 picture cannot be read: 1.{suffix}"
 
 
 def test_the_first_picture_that_can_be_read_gives_the_size(folder: Path) -> None:

@@ -77,14 +77,14 @@ class Results:
     videos_path: where the results (a file, or a folder of files) and the table of videos are; None
     when nothing was to be kept on disk. This run found n_skipped recordings finished, analysed
     n_frames and took elapsed_s for it, start-up left out. Of its inputs, n_incomplete are `failed`
-    or `partial`; n_others of `videos` were no inputs of it.
+    or `partial`; those of `videos` that are called as in `others` were no inputs of it.
     """
 
     videos: pl.DataFrame
     path: Path | None
     videos_path: Path | None
     n_skipped: int
-    n_others: int
+    others: frozenset[str]
     n_incomplete: int
     n_frames: int
     elapsed_s: float
@@ -316,7 +316,7 @@ def _run_all(
         path=output.path,
         videos_path=output.videos_path,
         n_skipped=len(sources) - len(todo),
-        n_others=len(output.rows) - len(sources),
+        others=frozenset(output.rows) - {source.video for source in sources},
         n_incomplete=sum(output.rows[source.video]["status"] != "done" for source in sources),
         n_frames=tally.n_frames,
         elapsed_s=elapsed_s,
@@ -331,7 +331,7 @@ class _Recording:
 
     def __init__(self, source: Source, output: Output) -> None:
         self._source, self._output = source, output
-        self._started = time.perf_counter()
+        self._begun_s = time.perf_counter()
         self.row: dict[str, Any] = dict.fromkeys(VIDEOS_SCHEMA.names)
         self.row |= {"video": source.video, "size_bytes": _size(source)}
         self._begin()
@@ -348,6 +348,7 @@ class _Recording:
         match event:
             case Hashed():
                 self.row["sha256"] = event.sha256
+                self._begun_s = event.begun_s
             case Opened():
                 self.row |= event.facts
                 self._n_expected = event.n_expected
@@ -402,15 +403,16 @@ class _Recording:
         self._output.done(self.row)
 
     def _close(self, status: str, error: str | None) -> None:
-        elapsed_s = time.perf_counter() - self._started
+        elapsed_s = time.perf_counter() - self._begun_s
         self.row |= {"status": status, "error": error, "elapsed_s": elapsed_s}
 
 
 def _one_by_one(pipeline: Pipeline, sampling: Sampling, sources: list[Source]) -> Events:
     """All in this process, a recording at a time, as simple as it can be."""
     for source in sources:
+        begun_s = time.perf_counter()
         try:
-            yield source, Hashed(source_sha256(source))
+            yield source, Hashed(source_sha256(source), begun_s)
             info = probe(source.path)
             reader = VideoReader(info, sampling=sampling)
             yield source, Opened(facts_of(info), None if info.pts is None else len(info.pts))

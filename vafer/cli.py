@@ -221,7 +221,7 @@ def annotate(
                 on_notice=console.show_notice if not quiet else lambda text: None,
             )
         if quiet:
-            console.show_problems(results.videos)
+            console.show_problems(results.videos, results.others)
         else:
             console.show_results(results)
         if results.n_incomplete:

@@ -1,6 +1,6 @@
 """What the command line shows: progress on stderr, tables on stdout. rich lives here alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # polars and torch stand behind it, and --help must not wait 
     from vafer.merging import Merged
     from vafer.predicting import EvaluationProgress
 
+EARLIER = "of an earlier run with other inputs"
 PIPE_COLUMNS = 1000  # of a table that no terminal wraps
 EXPLAINED = {  # scores of the list
     "CCC": "of valence and arousal, on the set that is named",
@@ -84,7 +85,7 @@ def show_results(results: "Results") -> None:
         f"{n} {what}"
         for n, what in (
             (results.n_skipped, "finished by an earlier run"),
-            (results.n_others, "of an earlier run with other inputs"),
+            (len(results.others), EARLIER),
         )
         if n
     ]
@@ -108,7 +109,7 @@ def show_results(results: "Results") -> None:
             "frames/s", speed, f"{results.n_frames:,} frames in {results.elapsed_s:.1f} s"
         )
     stdout.print(table)
-    for line in _problems(videos):
+    for line in _problems(videos, results.others):
         stdout.print(line, markup=False)
     stdout.print(f"{'tables' if results.path.is_dir() else 'table'}: {results.path}", markup=False)
     stdout.print(f"table of videos: {results.videos_path}", markup=False)
@@ -125,18 +126,22 @@ def show_merged(merged: "Merged") -> None:
     stdout.print(f"table of videos: {merged.videos_path}", markup=False)
 
 
-def show_problems(videos: "pl.DataFrame") -> None:
-    """Print on stderr what is wrong with recordings, and nothing else. videos: their table."""
-    for line in _problems(videos):
+def show_problems(videos: "pl.DataFrame", others: Set[str] = frozenset()) -> None:
+    """Print on stderr what is wrong with recordings, and nothing else.
+
+    videos: their table. others: names of those that an earlier run had done.
+    """
+    for line in _problems(videos, others):
         stderr.print(line, markup=False)
 
 
-def _problems(videos: "pl.DataFrame") -> Iterator[str]:
+def _problems(videos: "pl.DataFrame", others: Set[str] = frozenset()) -> Iterator[str]:
     for row in videos.iter_rows(named=True):
+        when = f" ({EARLIER})" if row["video"] in others else ""
         if row["status"] == "failed":
-            yield _printable(f"failed: {row['error']}")  # which names the file
+            yield _printable(f"failed{when}: {row['error']}")  # which names the file
         elif row["status"] == "partial":
-            yield _printable(f"partial: {row['video']}: {row['error']}")
+            yield _printable(f"partial{when}: {row['video']}: {row['error']}")
         elif row["n_frames_analysed"] == 0:
             yield _printable(f"empty: {row['video']}: no frame between the start and end asked for")
 

@@ -64,6 +64,11 @@ def merge(
     paths = [path for path in given if path not in own_tables]
     if not paths:
         raise UsageError("nothing to merge: expected outputs of vafer annotate")
+    seen = set[Path]()
+    for path in paths:
+        if path.resolve() in seen:
+            raise UsageError(f"{display_path(path)} is given twice: leave one out")
+        seen.add(path.resolve())
     if out.suffix.lower() != ".parquet":
         raise UsageError(f"{display_path(out)}: expected --out NAME.parquet")
     try:
@@ -145,12 +150,22 @@ class _Finished:
     def __init__(self, path: Path) -> None:
         self.path = path
         videos_path = videos_path_of(path)
-        if not path.exists():
+        if path.name == "_videos.parquet" or path.name.endswith(".videos.parquet"):
+            raise UsageError(
+                f"{display_path(path)} is a table of videos: expected the table or the folder that "
+                "it belongs to"
+            )
+        is_waiting = path.suffix.lower() == ".parquet" and parts_folder_of(path).is_dir()
+        if not path.exists() and not is_waiting:
             raise UsageError(f"{display_path(path)}: no such file or folder")
         if not videos_path.is_file():
+            inside = sorted(path.glob("*/_videos.parquet"))
+            advice = "Run its command again"
+            if inside:
+                advice = f"Name the outputs in it, such as {display_path(inside[0].parent)}"
             raise UsageError(
                 f"{display_path(path)} has no {videos_path.name}: expected an output of vafer "
-                "annotate that is finished. Run its command again, or name its folder"
+                f"annotate that is finished. {advice}"
             )
         self.rows = {row["video"]: row for row in read_videos(videos_path)}
         parts = list(whole_parts(path))
@@ -220,7 +235,9 @@ def _runs(outputs: list[_Finished], on_notice: Callable[[str], None]) -> dict[st
         if len(missing) > n_empty:
             listed = ", ".join(map(str, sorted(missing)))
             if n_empty:
-                empty = counted(n_empty, "output")
-                listed += f"; {empty} without a recording may be of these, and cannot tell"
-            on_notice(f"shards of {shards[0].count} that are not among the inputs: {listed}")
+                told = f"{len(missing) - n_empty} of the shards {listed} (of {shards[0].count})"
+                why = f"{counted(n_empty, 'input')} without a finished recording may be any of them"
+                on_notice(f"not among the inputs: {told}; {why}")
+            else:
+                on_notice(f"shards of {shards[0].count} that are not among the inputs: {listed}")
     return {run_id: run for run_id, (_, run) in runs.items()}

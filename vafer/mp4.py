@@ -52,13 +52,15 @@ class _Box(NamedTuple):
 
 
 def _fault(file: BinaryIO, size: int) -> Fault | None:
-    at, has_index, in_fragments = 0, False, False
+    at, kind, has_index, in_fragments = 0, b"", False, False
     for _ in range(_MAX_BOXES):
         file.seek(at)
         head = file.read(16)
+        n_whole = at if in_fragments else 0
+        if not head and kind == b"moof":  # of a fragment whose data (mdat) is to follow
+            return Fault("an MP4 that was cut off", CUT_OFF_ADVICE, n_whole)
         if not head:
             return None if has_index else UNFINISHED
-        n_whole = at if in_fragments else 0
         if len(head) < 8 or (head[:4] == b"\0\0\0\1" and len(head) < 16):
             is_padding = has_index and not any(head)
             return None if is_padding else Fault("an MP4 that was cut off", CUT_OFF_ADVICE, n_whole)
@@ -74,7 +76,7 @@ def _fault(file: BinaryIO, size: int) -> Fault | None:
             has_index, in_fragments = True, _promises_fragments(file, at, box)
         if box.length is None:
             return None if has_index else UNFINISHED
-        at += box.length
+        at, kind = at + box.length, box.kind
     return None
 
 

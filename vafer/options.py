@@ -66,7 +66,8 @@ class Sampling:
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} at {value} s: expected 0 seconds or more")
         if self.end_s is not None and (self.start_s or 0.0) >= self.end_s:
-            raise UsageError(f"--start {self.start_s or 0.0} s is not before --end {self.end_s} s")
+            begin = f"--start {self.start_s} s" if self.start_s else "the beginning"
+            raise UsageError(f"--end {self.end_s} s: expected a time after {begin}")
 
     @property
     def needs_time(self) -> bool:

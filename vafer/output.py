@@ -141,7 +141,7 @@ class Output:
     def _read_what_is_there(self) -> None:
         parts = list(whole_parts(self.path))
         if self.path.is_file():
-            self._accept(self.path, read_provenance(self.path))
+            self._accept(read_provenance(self.path))
         if self.videos_path.is_file():
             for row in read_videos(self.videos_path):
                 if self.is_folder or self.path.is_file():
@@ -155,18 +155,18 @@ class Output:
                     "is done in it cannot be told"
                 )
         for part, provenance in parts:
-            self._accept(part, provenance)
+            self._accept(provenance)
             row = provenance["video"]
             self._has_changed |= self.rows.get(row["video"]) != row
             self.rows[row["video"]] = row
             self._parts.add(row["video"])
             self._written_s[row["video"]] = part.stat().st_mtime
 
-    def _accept(self, path: Path, provenance: dict[str, Any]) -> None:
+    def _accept(self, provenance: dict[str, Any]) -> None:
         for run in provenance["runs"]:
             if found := differences(run, self.run):
                 raise UsageError(
-                    f"{display_path(path)} was made with other options, there against here: "
+                    f"{display_path(self.path)} was made with other options, there against here: "
                     f"{found}. Give the same options, another --out, or --overwrite to start anew."
                 )
             self._runs[run["id"]] = run

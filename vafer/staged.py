@@ -43,9 +43,10 @@ PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
 
 @dataclass(frozen=True, slots=True)
 class Hashed:
-    """The SHA-256 of a recording that is being opened."""
+    """The SHA-256 of a recording that is being opened; begun_s: when, by `time.perf_counter`."""
 
     sha256: str
+    begun_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +201,9 @@ class _Run:
         decoder = self._new_decoder()
         try:
             while (source := self._next()) is not None:
+                begun_s = time.perf_counter()
                 try:
-                    self._tell(source, Hashed(source_sha256(source)))
+                    self._tell(source, Hashed(source_sha256(source), begun_s))
                     for is_retry in (False, True):
                         try:
                             self._walk(source, decoder, detector, is_retry=is_retry)

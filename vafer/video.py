@@ -7,14 +7,18 @@ are the same: 8-bit pictures are equal bit for bit, and equal to those of `ffmpe
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from vafer.container import unusable
 from vafer.decoders import decode, decodes_cleanly, open_decord, to_rgb
 from vafer.errors import VideoError, counted, display_path
 from vafer.options import ALL_FRAMES, Sampling
 from vafer.pictures import pictures_of, read_picture
 from vafer.probe import VideoInfo
+
+NAMED = 3  # of the pictures that cannot be read
 
 SEEK_FROM_S = 2.0
 """A start later than this is sought; up to there, decoding costs next to nothing."""
@@ -62,12 +66,13 @@ class VideoReader:
         self._first = 0 if sampling.start_s is None else _index_at(info, sampling.start_s)
         self._n_failed = 0
         self._n_missing = 0
+        self._unread: list[str] = []  # the first of the pictures that cannot be
         self._is_used = False
         if info.pts is None and sampling.needs_time:
             what = "pictures" if info.decoder == "pictures" else "a recording without timestamps"
             raise VideoError(
-                f"{display_path(info.path)}: found {what}, expected times, since a start, an end or"
-                " a rate in seconds is asked for; choose frames with --every instead"
+                f"{display_path(info.path)}: found {what}, expected times for --start, --end or"
+                " --fps; leave these out, or choose frames with --every"
             )
 
     @property
@@ -79,12 +84,15 @@ class VideoReader:
         reasons = [self.info.damage] if self.info.damage else []
         if self._n_failed:
             if self.info.decoder == "pictures":
-                reasons.append(f"{counted(self._n_failed, 'picture')} cannot be read")
+                named = ", ".join(self._unread) + (", …" if self._n_failed > NAMED else "")
+                reasons.append(f"{counted(self._n_failed, 'picture')} cannot be read: {named}")
             else:
                 packets = counted(self._n_failed, "packet")
                 reasons.append(f"{packets} failed to decode, or gave a corrupt or late picture")
         if self._n_missing and not self.info.is_counted:  # an AVI may have packets without a frame
-            reasons.append(f"{counted(self._n_missing, 'frame')} missing")
+            n_asked = _index_at(self.info, self.sampling.end_s) - self._first
+            lost = f"{self._n_missing:,} of {counted(n_asked, 'frame')} that packets are there for"
+            reasons.append(f"{lost} cannot be decoded")
         return "; ".join(reasons) or None
 
     def __iter__(self) -> Iterator[Frame]:
@@ -112,6 +120,8 @@ class VideoReader:
             image = read_picture(path) if is_wanted else None
             if is_wanted and image is None:
                 self._n_failed += 1
+                if self._n_failed <= NAMED:
+                    self._unread.append(display_path(Path(path.name)))
                 continue
             self.n_frames += 1
             if image is not None:
@@ -188,10 +198,8 @@ class VideoReader:
             if n_decoded and not self._n_missing:
                 return
         if not self.n_frames:
-            raise VideoError(
-                f"{display_path(info.path)}: no frame of this {info.codec} stream can be decoded"
-                f" ({counted(self._n_failed, 'packet')} failed); expected any; copy the file again"
-            )
+            found = f"no frame of this {info.codec} stream can be decoded"
+            raise unusable(info.path, found, "copy it again")
 
 
 def _index_at(info: VideoInfo, time_s: float | None) -> int:
