@@ -18,6 +18,7 @@ import torch
 from typer.main import get_command
 
 import vafer
+from tests import clips
 from vafer import annotation, cli, staged
 from vafer.errors import ModelError, UsageError
 from vafer.inputs import Source, source_sha256
@@ -119,6 +120,33 @@ def test_the_trained_model_tells_smiling_from_crying(shared: Path) -> None:
     valence = results.table["valence"]
     cries = [valence.filter(at.is_between(*span)).mean() for span in ((0, 5.5), (6.5, 8.8))]
     assert valence.filter(at >= 10).mean() - max(cries) >= 0.4
+
+
+def test_squeezed_faces_are_read_as_they_are_displayed(shared: Path, tmp_path: Path) -> None:
+    """As in HDV: 1,440 pixels of 1,920, each 4/3 as wide as high."""
+    whole = shared / "videos" / "expressive_talk.mp4"
+    for name, said in (("squeezed", "4/3"), ("untold", "1")):
+        clips.run(
+            *("-i", whole, "-an", "-vf", f"scale=iw*3/4:ih,setsar={said}"),
+            *("-c:v", "libx264", "-preset", "ultrafast", "-crf", "12", tmp_path / f"{name}.mp4"),
+        )
+    results = vafer.annotate(
+        [whole, tmp_path],
+        detector=shared / "models" / "scrfd_500m.onnx",
+        sampling=Sampling(every=6),
+    )
+    assert results.videos["pixel_aspect"].to_list() == pytest.approx([1, 4 / 3, 1])
+    faces = results.table.filter(face_index=0).pivot(
+        "video", index="frame_index", values=["valence", "arousal"]
+    )
+    assert len(faces) >= 25
+
+    def apart(value: str, name: str) -> float:
+        return (faces[f"{value}_{name}.mp4"] - faces[f"{value}_{whole.name}"]).abs().median()
+
+    for value in ("valence", "arousal"):
+        assert apart(value, "squeezed") <= 0.03
+        assert apart(value, "squeezed") < apart(value, "untold") / 1.5
 
 
 def test_two_runs_give_equal_tables_and_batches_do_not_matter(

@@ -126,6 +126,26 @@ def test_frames_without_and_with_many_faces(run: Callable[[object], Run]) -> Non
     assert [values.mean() for _, values in found if len(values)] == [7, 1, 3]
 
 
+@pytest.mark.parametrize("most", [1000, 1])
+def test_crops_are_cut_as_their_own_recording_is_displayed(
+    most: int, run: Callable[[object], Run]
+) -> None:
+    class Wide(Counting):
+        def detect_many(self, frames: torch.Tensor) -> list[Faces]:
+            super().detect_many(frames)
+            box = np.float32([[4, 0, 8, 8]])  # of white, with black on both sides
+            return [Faces(box, np.ones(1, np.float32), None) for _ in frames]
+
+    frame = np.zeros((8, 12, 3), np.uint8)
+    frame[:, 3:9] = 255  # and one column more, for bilinear sampling
+    batcher = run(Wide(most)).batcher
+    upload = batcher.upload(np.stack([frame, frame]))
+    asked = [batcher.find(upload, aspect) for aspect in (1.0, 2.0, 1.0)]
+    # The box is square where its pixels are twice as wide as high, and else has black beside it.
+    found = [[values[0, 0] for _, values in batcher.wait(one)] for one in asked]
+    assert found == [[0, 0], [255, 255], [0, 0]]
+
+
 def test_memory_that_does_not_suffice_for_one_frame_is_an_error(
     run: Callable[[object], Run],
 ) -> None:

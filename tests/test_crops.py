@@ -122,6 +122,25 @@ def test_a_widened_crop_holds_the_crop_in_its_middle(kind: str) -> None:
     torch.testing.assert_close(large[:, :, 8:-8, 8:-8], small, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["aligned", "box"])
+@pytest.mark.parametrize(("along", "aspect"), [(1, 2.0), (0, 0.5)])
+def test_a_crop_shows_a_face_as_it_is_displayed(kind: str, along: int, aspect: float) -> None:
+    stored = smooth_image(200, 200)
+    sides = (400, 200) if along else (200, 400)  # each pixel twice as wide, or as high
+    displayed = cv2.resize(stored, sides, interpolation=cv2.INTER_LINEAR)
+    centres = (np.array(FACE_TEMPLATE) * 60 + 70)[None]  # of what is displayed
+    edges = np.array([[65.0, 75, 135, 145]])
+    half = np.where(np.arange(2) == 1 - along, 2, 1)
+    landmarks, boxes = (centres + 0.5) / half - 0.5, edges / np.tile(half, 2)
+    spec = CropSpec(kind=kind, size=48)
+    found = spec.matrices(boxes, landmarks, pixel_aspect=np.array([aspect]))
+    crop = warp([cut(stored, found[0], 48)], 48)
+    expected = warp([cut(displayed, spec.matrices(edges, centres)[0], 48)], 48)
+    torch.testing.assert_close(crop, expected, atol=5, rtol=0)
+    squeezed = warp([cut(stored, spec.matrices(boxes, landmarks)[0], 48)], 48)
+    assert (squeezed - expected).abs().max() > 10
+
+
 def test_normalise_and_grey() -> None:
     crops = torch.tensor([255.0, 0.0, 51.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     plain = CropSpec(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1)).normalise(crops)

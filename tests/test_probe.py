@@ -12,6 +12,7 @@ from tests import clips
 from vafer import probe as probe_module
 from vafer.errors import VideoError, display_path
 from vafer.probe import VideoInfo, probe
+from vafer.video import VideoReader
 
 INTACT = sorted(clips.RECIPES)
 NO_PTS_IN_FFPROBE_5 = {"b.avi", "mpeg2.mpg", "raw.h264"}
@@ -200,6 +201,23 @@ def test_any_name_can_be_read_and_printed(name: bytes, tmp_path: Path) -> None:
     assert str(caught.value).encode("utf-8").startswith(os.fsencode(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("said", "turned", "aspect"),
+    [("4/3", 0, 4 / 3), ("4/3", 90, 3 / 4), ("1/1", 0, 1), ("0/1", 0, 1), ("100/1", 0, 1)],
+)
+def test_how_wide_pixels_are_shown(said: str, turned: int, aspect: float, tmp_path: Path) -> None:
+    path = clips.make(tmp_path / "a.mp4", *clips.X264, "-vf", f"setsar={said}", n=4)
+    if turned:
+        flat, path = path, tmp_path / "turned.mp4"
+        clips.run("-i", flat, "-c", "copy", "-metadata:s:v:0", f"rotate={turned}", path)
+    info = probe(path)
+    assert info.rotation % 180 == turned
+    assert info.pixel_aspect == pytest.approx(aspect)
+    frames = list(VideoReader(info))
+    assert {frame.pixel_aspect for frame in frames} == {info.pixel_aspect}
+    assert frames[0].image.shape[:2] == (info.height, info.width)  # as it is stored
+
+
 def test_a_wrong_info_is_refused(info: VideoInfo) -> None:
     assert info.pts is not None
     for wrong in (
@@ -209,6 +227,7 @@ def test_a_wrong_info_is_refused(info: VideoInfo) -> None:
         {"pts": info.pts[::-1].copy()},
         {"pts": info.pts.astype(np.int32)},
         {"time_base": None},
+        {"pixel_aspect": 0.0},
     ):
         with pytest.raises(ValueError, match=r"\w"):
             replace(info, **wrong)

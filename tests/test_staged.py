@@ -484,16 +484,19 @@ class TestDecoderProcess:
 
     def test_what_it_says_of_a_recording_fits_into_the_tables(self) -> None:
         facts = {
-            "width": 640, "height": 360, "rotation": 0, "codec": "h264", "fps": 25.0,
-            "duration_s": None, "time_base": "1/25",
+            "width": 640, "height": 360, "rotation": 0, "pixel_aspect": 1.0, "codec": "h264",
+            "fps": 25.0, "duration_s": None, "time_base": "1/25",
         }  # fmt: skip
         assert workers._checked(facts) == facts
         for odd in (
             {"width": -5}, {"height": 0}, {"rotation": 45}, {"codec": "h264\x1b[31m"},
             {"codec": 264}, {"fps": float("nan")}, {"more": 1}, {"time_base": "1" * 200},
+            {"pixel_aspect": 0.0}, {"pixel_aspect": float("nan")},
         ):  # fmt: skip
             with pytest.raises(ValueError, match=r"."):
                 workers._checked({**facts, **odd})
+        with pytest.raises(TypeError):
+            workers._checked({**facts, "pixel_aspect": None})
         end = {"n_frames": 5, "n_bad_packets": 0, "damage": None, "decoder": "pyav"}
         assert workers._ended(end).decoder == "pyav"
         for odd in ({"decoder": 5}, {"decoder": "other"}, {"n_frames": -1}, {"n_frames": True}):
@@ -524,7 +527,7 @@ class TestDecoderProcess:
             ((generation, memory),) = process._memories.items()
             one = [0, None, None, False]
             said = {"memory": generation, "height": 360, "width": 640, "slot": 0, "frames": [one]}
-            assert len(process._chunk(said).frames) == 1
+            assert len(process._chunk(said, 1.0).frames) == 1
             for wrong in (
                 {"slot": N_SLOTS},
                 {"slot": -1},
@@ -535,7 +538,7 @@ class TestDecoderProcess:
                 {"height": 3600, "width": 1920, "frames": [one]},
             ):
                 with pytest.raises(ValueError, match="beyond their memory"):
-                    process._chunk({**said, **wrong})
+                    process._chunk({**said, **wrong}, 1.0)
             for odd in (
                 [0, None, None],
                 [None] * 4,
@@ -547,7 +550,7 @@ class TestDecoderProcess:
                 "none",
             ):
                 with pytest.raises((ValueError, TypeError)):
-                    process._chunk({**said, "frames": [odd]})
+                    process._chunk({**said, "frames": [odd]}, 1.0)
             assert memory.slot_bytes == SLOT_BYTES
             with pytest.raises(ValueError, match="frames of"):  # it has as much already
                 process._give_memory(SLOT_BYTES)

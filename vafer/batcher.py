@@ -27,7 +27,8 @@ PATIENCE_S = 0.2
 NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
 Found = tuple[Faces, np.ndarray]  # of a frame, with values (N, 2)
-Asked = tuple[torch.Tensor, Future[list[Found]]]
+Piece = tuple[torch.Tensor, float]  # frames (K, H, W, 3), and their pixels' width to height
+Asked = tuple[Piece, Future[list[Found]]]
 
 
 class Batcher:
@@ -62,10 +63,10 @@ class Batcher:
         on_device.record_stream(torch.cuda.default_stream(on_device.device))
         return on_device
 
-    def find(self, frames: torch.Tensor) -> Future[list[Found]]:
+    def find(self, frames: torch.Tensor, pixel_aspect: float = 1.0) -> Future[list[Found]]:
         """Of each of the frames on the device, uint8 (K, H, W, 3) RGB, at some time."""
         found: Future[list[Found]] = Future()
-        self._asked.put((frames, found))
+        self._asked.put(((frames, pixel_aspect), found))
         return found
 
     def wait(self, found: Future[list[Found]]) -> list[Found]:
@@ -88,7 +89,8 @@ class Batcher:
             batch = [aside.popleft() if aside else self._asked.get(timeout=PATIENCE_S)]
         except queue.Empty:
             return []
-        shape, n_frames = batch[0][0].shape[1:], len(batch[0][0])
+        first, _ = batch[0][0]
+        shape, n_frames = first.shape[1:], len(first)
         most = self._most.get(shape, FRAMES_IN_BATCH)
         others: deque[Asked] = deque()
         while n_frames < most:
@@ -96,9 +98,10 @@ class Batcher:
                 asked = aside.popleft() if aside else self._asked.get_nowait()
             except queue.Empty:
                 break
-            if asked[0].shape[1:] == shape and n_frames + len(asked[0]) <= most:
+            frames, _ = asked[0]
+            if frames.shape[1:] == shape and n_frames + len(frames) <= most:
                 batch.append(asked)
-                n_frames += len(asked[0])
+                n_frames += len(frames)
             else:
                 others.append(asked)
         aside.extendleft(reversed(others))
@@ -106,12 +109,12 @@ class Batcher:
 
     def _answer(self, batch: list[Asked]) -> None:
         try:
-            found = self._find([frames for frames, _ in batch])
+            found = self._find([piece for piece, _ in batch])
         except BaseException as error:  # to be raised where it is waited for
             for _, waiting in batch:
                 waiting.set_exception(error)
             return
-        for frames, waiting in batch:
+        for (frames, _), waiting in batch:
             own, found = found[: len(frames)], found[len(frames) :]
             if None in own:
                 # A new one, that does not hold on to what was tried.
@@ -119,11 +122,11 @@ class Batcher:
             else:
                 waiting.set_result([one for one in own if one is not None])
 
-    def _find(self, pieces: list[torch.Tensor]) -> list[Found | None]:
+    def _find(self, pieces: list[Piece]) -> list[Found | None]:
         """Of all frames of pieces of one size; None for one that does not fit even alone."""
         if not pieces:
             return []
-        shape, n_frames = pieces[0].shape[1:], sum(map(len, pieces))
+        shape, n_frames = pieces[0][0].shape[1:], sum(len(frames) for frames, _ in pieces)
         if n_frames <= self._most.get(shape, FRAMES_IN_BATCH):
             found = self._tried(pieces)
             if found is not None:
@@ -131,18 +134,19 @@ class Batcher:
             if n_frames == 1:
                 return [None]
             self._most[shape] = n_frames // 2
-        whole = [frame[None] for piece in pieces for frame in piece]  # views
+        whole = [(frame[None], aspect) for frames, aspect in pieces for frame in frames]  # views
         most = self._most.get(shape, FRAMES_IN_BATCH)
         return [one for k in range(0, n_frames, most) for one in self._find(whole[k : k + most])]
 
-    def _tried(self, pieces: list[torch.Tensor]) -> list[Found] | None:
+    def _tried(self, pieces: list[Piece]) -> list[Found] | None:
         """None where there is not memory enough; what was tried is let go of by then."""
         try:
-            return self._on_device(torch.cat(pieces))
+            aspects = [aspect for frames, aspect in pieces for _ in frames]
+            return self._on_device(torch.cat([frames for frames, _ in pieces]), np.array(aspects))
         except torch.OutOfMemoryError:
             return None
 
-    def _on_device(self, frames: torch.Tensor) -> list[Found]:
+    def _on_device(self, frames: torch.Tensor, pixel_aspects: np.ndarray) -> list[Found]:
         faces = self.detector.detect_many(frames)
         counts = [len(own) for own in faces]
         if not sum(counts):
@@ -150,11 +154,12 @@ class Batcher:
         some = [own for own in faces if len(own)]
         landmarks = [own.landmarks for own in some if own.landmarks is not None]
         crop = self.model.card.crop
+        of_frame = np.repeat(np.arange(len(frames)), counts)
         matrices = crop.matrices(
             np.concatenate([own.boxes for own in some]),
             np.concatenate(landmarks) if landmarks else None,
+            pixel_aspect=pixel_aspects[of_frame],
         )
-        of_frame = np.repeat(np.arange(len(frames)), counts)
         crops = cut_and_warp(frames, of_frame, matrices, crop.size)
         values = self._predict(crops).numpy()
         return list(zip(faces, np.split(values, np.cumsum(counts)[:-1]), strict=True))
@@ -196,7 +201,8 @@ class WalkAhead(Walk):
             yield from self.rest()  # what is ahead lets go of its memory
             on_device = self._batcher.upload(chunk.pictures)
         frames = [replace(frame, image=NO_PICTURE) for frame in chunk.frames]
-        self._ahead.append(_Ahead(frames, self._batcher.find(on_device)))
+        found = self._batcher.find(on_device, frames[0].pixel_aspect)
+        self._ahead.append(_Ahead(frames, found))
         del on_device
         self._n_frames += len(frames)
         while len(self._ahead) > 1 and self._n_frames > self._n_ahead:

@@ -96,19 +96,38 @@ class CropSpec:
         mean, std = (_per_channel(v, values.device) for v in (self.mean, self.std))
         return (values - mean) / std
 
-    def matrices(self, boxes: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+    def matrices(
+        self,
+        boxes: np.ndarray,
+        landmarks: np.ndarray | None,
+        *,
+        pixel_aspect: float | np.ndarray = 1.0,
+    ) -> np.ndarray:
         """Maps from frame pixels to crop pixels: boxes (N, 4), landmarks (N, 5, 2) → (N, 2, 3).
 
-        Raises ModelError when the spec aligns by landmarks and there are none.
+        pixel_aspect: width of the frame's pixels to their height, of all or (N,). A crop's pixels
+        are square, so that a face is seen as it is displayed. Raises ModelError when the spec
+        aligns by landmarks and there are none.
         """
+        wide = np.broadcast_to(np.asarray(pixel_aspect, np.float64), len(boxes))
+        # A pixel's centre is 0.5 from its edge before and after it is made as wide as it is shown.
+        shift = (wide - 1) / 2
         if self.kind == "aligned":
             if landmarks is None:
                 raise ModelError(
                     "this model aligns faces by five landmarks and the detector gives none: "
                     "use a detector with landmarks"
                 )
-            return similarity(landmarks, np.asarray(self.template) * self.size)
-        return _box_maps(boxes, self.margin, self.size)
+            points = np.array(landmarks, np.float64)
+            points[..., 0] = points[..., 0] * wide[:, None] + shift[:, None]
+            maps = similarity(points, np.asarray(self.template) * self.size)
+        else:
+            boxes = np.array(boxes, np.float64)
+            boxes[:, ::2] *= wide[:, None]
+            maps = _box_maps(boxes, self.margin, self.size)
+        maps[:, :, 2] += maps[:, :, 0] * shift[:, None]
+        maps[:, :, 0] *= wide[:, None]
+        return maps
 
 
 @lru_cache

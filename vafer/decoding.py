@@ -34,6 +34,7 @@ def facts_of(info: "VideoInfo") -> dict[str, Any]:
         "width": info.width,
         "height": info.height,
         "rotation": info.rotation,
+        "pixel_aspect": info.pixel_aspect,
         "codec": info.codec,
         "fps": info.fps,
         "duration_s": info.duration_s,

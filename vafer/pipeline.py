@@ -48,7 +48,11 @@ class Walk:
         """The next frame's faces, and what their crops need of it; the frame itself can go."""
         time_s = _time_of(frame)
         faces, source = self._search.find(frame.image, time_s=time_s, is_cut=frame.is_cut)
-        maps = self.crop.matrices(faces.boxes, faces.landmarks) if len(faces) else ()
+        maps = (
+            self.crop.matrices(faces.boxes, faces.landmarks, pixel_aspect=frame.pixel_aspect)
+            if len(faces)
+            else ()
+        )
         patches = [cut(frame.image, matrix, self.crop.size) for matrix in maps]
         return self.link(frame, faces, source), patches
 

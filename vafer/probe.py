@@ -33,6 +33,7 @@ _DECORD_CODECS = frozenset({"h264", "hevc", "mjpeg", "mpeg4", "vp8", "vp9"})
 _DECORD_CONTAINERS = ("mp4", "matroska")
 _DECORD_PIXELS = frozenset({"yuv420p", "yuvj420p"})  # and even sizes: else its colours are off
 _FIRST_FRAME_PACKETS = 300
+MOST_PIXEL_ASPECT = 8.0  # and 1 over it is the least: what lies beyond is taken for a mistake
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,12 +54,15 @@ class VideoInfo:
     damage: str | None
     decoder: str  # planned: "decord", "pyav" or "pictures"
     is_counted: bool = False  # the n-th frame decoded has the n-th pts, whatever the decoder says
+    pixel_aspect: float = 1.0  # width of a pixel to its height, as displayed, after rotation
 
     def __post_init__(self) -> None:
         if self.rotation not in (0, 90, 180, 270):
             raise ValueError(f"rotation {self.rotation} is not 0, 90, 180 or 270")
         if self.width < 1 or self.height < 1:
             raise ValueError(f"a picture of {self.width}x{self.height}")
+        if not 1 / MOST_PIXEL_ASPECT <= self.pixel_aspect <= MOST_PIXEL_ASPECT:
+            raise ValueError(f"pixels {self.pixel_aspect} times as wide as high")
         if self.decoder not in ("decord", "pyav", "pictures"):
             raise ValueError(f"no decoder is called {self.decoder!r}")
         if self.pts is not None:
@@ -73,6 +77,8 @@ class VideoInfo:
         rate = "" if self.fps is None else f" {self.fps:.5g} fps"
         frames = "" if self.pts is None else f", {len(self.pts)} frames"
         turned = f", turned {self.rotation}°" if self.rotation else ""
+        if self.pixel_aspect != 1:
+            turned += f", pixels {self.pixel_aspect:.4g} times as wide as high"
         damage = f", damaged: {self.damage}" if self.damage else ""
         size = f"{self.width}x{self.height}"
         return f"{display_path(self.path)}: {self.codec} {size}{rate}{frames}{turned}{damage}"
@@ -183,7 +189,16 @@ def _probe_video(path: Path) -> VideoInfo:
             damage=damage,
             decoder="decord" if decord_serves else "pyav",
             is_counted=is_counted,
+            pixel_aspect=_pixel_aspect(stream, rotation),
         )
+
+
+def _pixel_aspect(stream: av.VideoStream, rotation: int) -> float:
+    """Width of a pixel to its height as displayed; 1 where nothing or nonsense is said of it."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / MOST_PIXEL_ASPECT <= aspect <= MOST_PIXEL_ASPECT:
+        return 1.0
+    return 1 / aspect if rotation in (90, 270) else aspect
 
 
 def _first_frame(path: Path) -> tuple[int, int | None]:

@@ -60,6 +60,7 @@ VIDEOS_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("rotation", pa.int16()),
+        ("pixel_aspect", pa.float64()),
         ("codec", pa.string()),
         ("fps", pa.float64()),
         ("duration_s", pa.float64()),

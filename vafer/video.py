@@ -7,6 +7,7 @@ are the same: 8-bit pictures are equal bit for bit, and equal to those of `ffmpe
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ class Frame:
     time_s: float | None  # 0 at the container's start time
     image: np.ndarray  # uint8 (H, W, 3) RGB as displayed, C-contiguous
     is_cut: bool = False  # whether it starts a shot, see `vafer.cuts`; the reader does not say
+    pixel_aspect: float = 1.0  # width of a pixel to its height, as displayed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +116,17 @@ class VideoReader:
             self.decoder = "decord+pyav" if self._next else "pyav"
         yield from self._from_pyav()
 
+    def _frame(
+        self, index: int, pts: int | None, time: Fraction | None, image: np.ndarray
+    ) -> Frame:
+        return Frame(
+            index=index,
+            pts=pts,
+            time_s=None if time is None else float(time),
+            image=image,
+            pixel_aspect=self.info.pixel_aspect,
+        )
+
     def _from_pictures(self) -> Iterator[Frame]:
         for index, path in enumerate(pictures_of(self.info.path)):
             is_wanted = self._wants(index, None)
@@ -125,7 +138,7 @@ class VideoReader:
                 continue
             self.n_frames += 1
             if image is not None:
-                yield Frame(index=index, pts=None, time_s=None, image=image)
+                yield self._frame(index, None, None, image)
 
     def _from_decord(self) -> Iterator[Frame]:
         """Frames from decord until they end or it goes wrong; `_next` says how far it came.
@@ -152,7 +165,7 @@ class VideoReader:
             self._next += 1
             self.n_frames += index >= self._first
             if self._wants(index, time):
-                yield Frame(index=index, pts=pts, time_s=float(time), image=picture.asnumpy())
+                yield self._frame(index, pts, time, picture.asnumpy())
 
     def _from_pyav(self) -> Iterator[Frame]:
         """Frames from PyAV, from `_next` on.
@@ -191,9 +204,7 @@ class VideoReader:
                 self._next = index + 1
                 self.n_frames += index >= self._first
                 if self._wants(index, time):
-                    time_s = None if time is None else float(time)
-                    image = to_rgb(frame, info.rotation)
-                    yield Frame(index=index, pts=stamp, time_s=time_s, image=image)
+                    yield self._frame(index, stamp, time, to_rgb(frame, info.rotation))
             self._n_missing = 0 if pts is None else max(0, n_until - goal - n_decoded)
             if n_decoded and not self._n_missing:
                 return

@@ -30,6 +30,7 @@ from vafer.decoding import (
 )
 from vafer.errors import VaferError, VideoError
 from vafer.options import Sampling
+from vafer.probe import MOST_PIXEL_ASPECT
 from vafer.video import Chunk, Frame
 
 MEMORY_BYTES = 4 << 30  # of a process that decodes, beside the frames that it hands over
@@ -125,7 +126,7 @@ class DecoderProcess:
             "is_retry": is_retry,
         }
         self._say("job", **job)
-        is_open, last = False, -1
+        is_open, last, facts = False, -1, dict[str, Any]()
         while True:
             message = self._hear()
             try:
@@ -137,10 +138,10 @@ class DecoderProcess:
                     case "failed":
                         raise VideoError(_storable(message["error"]))
                     case "opened" if not is_open:
-                        is_open = True
-                        yield Opened(_checked(message["facts"]), _count(message["n_expected"]))
+                        is_open, facts = True, _checked(message["facts"])
+                        yield Opened(facts, _count(message["n_expected"]))
                     case "frames" if is_open:
-                        chunk = self._chunk(message)
+                        chunk = self._chunk(message, facts["pixel_aspect"])
                         for frame in chunk.frames:
                             if frame.index <= last:
                                 raise ValueError(f"frame {frame.index} after {last}")
@@ -168,7 +169,7 @@ class DecoderProcess:
         """End the process; may be called by any thread, and whoever waits for it is told."""
         self._process.kill()
 
-    def _chunk(self, message: dict[str, Any]) -> Chunk:
+    def _chunk(self, message: dict[str, Any], pixel_aspect: float) -> Chunk:
         memory = self._memories[int(message["memory"])]
         height, width, slot = (int(message[key]) for key in ("height", "width", "slot"))
         shown, frame_bytes = message["frames"], height * width * 3
@@ -182,7 +183,8 @@ class DecoderProcess:
         n_bytes = len(shown) * frame_bytes
         pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * memory.slot_bytes)
         pictures = pixels.reshape(len(shown), height, width, 3)
-        return Chunk([_frame(s, p) for s, p in zip(shown, pictures, strict=True)], pictures)
+        frames = [_frame(s, p, pixel_aspect) for s, p in zip(shown, pictures, strict=True)]
+        return Chunk(frames, pictures)
 
     def _give_memory(self, frame_bytes: int) -> None:
         # Each twice as large as the one before, at least: what a process keeps of them has an end.
@@ -251,8 +253,8 @@ class DecoderProcess:
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
-    "width": (int,), "height": (int,), "rotation": (int,), "codec": (str,),
-    "fps": (int, float), "duration_s": (int, float), "time_base": (str,),
+    "width": (int,), "height": (int,), "rotation": (int,), "pixel_aspect": (int, float),
+    "codec": (str,), "fps": (int, float), "duration_s": (int, float), "time_base": (str,),
 }  # fmt: skip
 
 
@@ -264,6 +266,8 @@ def _checked(facts: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key} {value!r:.50}")
     if min(facts["width"], facts["height"]) < 1:
         raise ValueError(f"{facts['width']} × {facts['height']} pixels")
+    if not 1 / MOST_PIXEL_ASPECT <= facts["pixel_aspect"] <= MOST_PIXEL_ASPECT:
+        raise ValueError(f"pixel aspect {facts['pixel_aspect']}")
     if facts["rotation"] not in (None, 0, 90, 180, 270) or facts.keys() != _KINDS.keys():
         raise ValueError("facts of another kind")
     return facts
@@ -296,7 +300,7 @@ def _storable(text: Any) -> str:
     return str(text)[:LONGEST_TEXT].encode(errors="replace").decode()
 
 
-def _frame(shown: Any, image: np.ndarray) -> Frame:
+def _frame(shown: Any, image: np.ndarray, pixel_aspect: float) -> Frame:
     """Raises ValueError, TypeError, OverflowError."""
     index, pts, time_s, is_cut = shown
     number = _count(index)
@@ -310,6 +314,7 @@ def _frame(shown: Any, image: np.ndarray) -> Frame:
         time_s=None if time_s is None else float(time_s),
         image=image,
         is_cut=is_cut is True,
+        pixel_aspect=pixel_aspect,
     )
 
 
