@@ -80,7 +80,7 @@ class Run:
     def ask(self, *values: int, side: int = 4) -> "Future[list[Found]]":
         """Of frames that are filled with a value each."""
         frames = [np.full((side, side, 3), value, np.uint8) for value in values]
-        return self.batcher.find(self.batcher.upload(np.stack(frames)))
+        return self.batcher.find(self.batcher.upload(np.stack(frames)), 1.0)
 
 
 @pytest.fixture

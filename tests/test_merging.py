@@ -221,6 +221,11 @@ def test_tables_of_videos_among_the_inputs_are_those_of_the_others(tmp_path: Pat
     assert (len(merged.videos), merged.n_rows) == (4, len(vafer.read_table(merged.path)))
 
 
+def test_any_name_of_a_table_can_be_merged(tmp_path: Path) -> None:
+    inputs = [make(tmp_path / f"{name}.videos.parquet", [f"{name}.mp4"]) for name in "ab"]
+    assert len(vafer.merge(inputs, tmp_path / "all.parquet").videos) == 2
+
+
 def test_the_command(tmp_path: Path) -> None:
     output = Output(tmp_path / "a", run())
     add(output, "a.mp4", 3)

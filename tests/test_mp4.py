@@ -136,6 +136,8 @@ LARGE = struct.pack(">I4sQ", 1, b"mdat", 20) + b"1234"
         (FTYP + box(b"moov", b"1234") + box(b"abcd", b"12345678")[:-1], None),  # a trailer
         (FTYP + box(b"moov", b"1234") + bytes(3), None),
         (FTYP + box(b"moov", b"1234") + b"\n", CUT_OFF),
+        (FTYP + box(b"moov", b"1234") + box(b"mdat", b"1234") + b"\n", None),
+        (FTYP + box(b"moov", box(b"mvex", b"")) + box(b"mdat", b"1234") + b"\n", CUT_OFF),
         (FTYP + box(b"moov", box(b"mvex", b"")[:-1]) + box(b"moof", b"1")[:-1], CUT_OFF),
         (box(b"mdat", b"1234"), None),
         (b"", None),
@@ -150,6 +152,26 @@ def test_boxes_tell(data: bytes, found: str | None, tmp_path: Path) -> None:
     else:
         assert fault is not None
         assert re.search(found, f"{fault.found}; {fault.advice}")
+
+
+@pytest.mark.parametrize(
+    ("index", "in_fragments"),
+    [
+        (box(b"moov", box(b"trak", b"12") + box(b"mvex", b"")), True),
+        (struct.pack(">I4sQ", 1, b"moov", 24) + box(b"mvex", b""), True),
+        (box(b"moov", box(b"trak", b"12")), False),
+        (box(b"moov", b"\xff" * 20), False),
+    ],
+)
+def test_of_what_is_in_fragments_whole_ones_are_told(
+    index: bytes, in_fragments: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.mp4"
+    whole = FTYP + index + box(b"moof", b"1") + box(b"mdat", b"1")
+    path.write_bytes(whole + box(b"moof", b"12")[:-1])
+    fault = fault_of_mp4(path)
+    assert fault is not None
+    assert fault.n_whole == (len(whole) if in_fragments else 0)
 
 
 def test_boxes_without_end_are_not_looked_through(

@@ -1,5 +1,6 @@
 """What is kept of finished recordings, when it still fits, and how parts become one table."""
 
+import json
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from tests.test_table import frame
 from vafer import output as output_module
 from vafer.errors import OutputError, UsageError
 from vafer.inputs import Source, size_bytes, source_sha256
+from vafer.merging import merge
 from vafer.output import Output
 from vafer.parts import check_output, remove_output
 from vafer.table import VIDEOS_SCHEMA, read_provenance, to_batch
@@ -336,6 +338,25 @@ def test_other_options_are_refused_naming_the_difference(place: Path) -> None:
     other_detector = {**run(), "detector": {"name": "d", "sha256": "cc"}}
     with pytest.raises(UsageError, match="detector sha256 bb against cc"):
         Output(place, other_detector)
+
+
+def test_what_a_development_version_left_goes_on(place: Path, source: Source) -> None:
+    """Its tables of videos had no `pixel_aspect`; nor had the rows in its parts."""
+    first = Output(place, run())
+    add(first, source.video, 1, source)
+    first.finish()
+    path = first.videos_path
+    pq.write_table(pq.read_table(path).drop_columns(["pixel_aspect"]), path)
+    for part in first.parts_folder.rglob("*.mp4.parquet"):
+        provenance = read_provenance(part)
+        del provenance["video"]["pixel_aspect"]
+        told = {b"vafer": json.dumps(provenance).encode()}
+        pq.write_table(pq.read_table(part).replace_schema_metadata(told), part)
+    again = Output(place, run())
+    assert again.rows[source.video]["pixel_aspect"] is None
+    assert again.is_finished(source)
+    merged = merge([place], place.with_name("merged.parquet"))
+    assert merged.videos["pixel_aspect"].to_list() == [None]
 
 
 def test_another_device_or_file_name_is_no_difference(place: Path) -> None:

@@ -525,9 +525,12 @@ class TestDecoderProcess:
             frames = process.decode(sample, Sampling(), is_retry=False)
             next(item for item in frames if isinstance(item, Chunk))
             ((generation, memory),) = process._memories.items()
-            one = [0, None, None, False]
+            one, facts = [0, None, None, False], {"height": 360, "width": 640, "pixel_aspect": 2.0}
             said = {"memory": generation, "height": 360, "width": 640, "slot": 0, "frames": [one]}
-            assert len(process._chunk(said, 1.0).frames) == 1
+            (frame,) = process._chunk(said, facts).frames
+            assert frame.pixel_aspect == 2
+            (frame,) = process._chunk({**said, "width": 320}, facts).frames
+            assert frame.pixel_aspect == 1  # of another size than it was opened with
             for wrong in (
                 {"slot": N_SLOTS},
                 {"slot": -1},
@@ -538,7 +541,7 @@ class TestDecoderProcess:
                 {"height": 3600, "width": 1920, "frames": [one]},
             ):
                 with pytest.raises(ValueError, match="beyond their memory"):
-                    process._chunk({**said, **wrong}, 1.0)
+                    process._chunk({**said, **wrong}, facts)
             for odd in (
                 [0, None, None],
                 [None] * 4,
@@ -550,7 +553,7 @@ class TestDecoderProcess:
                 "none",
             ):
                 with pytest.raises((ValueError, TypeError)):
-                    process._chunk({**said, "frames": [odd]}, 1.0)
+                    process._chunk({**said, "frames": [odd]}, facts)
             assert memory.slot_bytes == SLOT_BYTES
             with pytest.raises(ValueError, match="frames of"):  # it has as much already
                 process._give_memory(SLOT_BYTES)

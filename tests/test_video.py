@@ -207,6 +207,15 @@ def test_a_spoilt_keyframe_harms_its_own_group_only(tmp_path: Path) -> None:
     assert indices(sound) == numbers(sound) == [*range(24), *range(36, 48)]
 
 
+def test_what_is_lost_before_the_start_is_not_missing(tmp_path: Path) -> None:
+    path = spoil(clips.clip("b.mp4"), tmp_path / "spoilt.mp4", 3, keep=0)
+    path = spoil(path, tmp_path / "more.mp4", 47, keep=0)
+    frames, reader = read(path, start_s=1.0)
+    assert indices(frames) == [*range(24, 47)]
+    assert reader.damage is not None
+    assert reader.damage.endswith("; 1 of 24 frames that packets are there for cannot be decoded")
+
+
 def test_a_packet_that_fails_leaves_a_gap(tmp_path: Path) -> None:
     path = spoil(clips.clip("b.mp4"), tmp_path / "spoilt.mp4", 45, keep=0)
     frames, reader = read(path)

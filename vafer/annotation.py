@@ -31,6 +31,7 @@ from vafer.probe import probe
 from vafer.search import AGREES
 from vafer.staged import (
     MOST_LANES,
+    Begun,
     Event,
     Events,
     Failed,
@@ -346,9 +347,10 @@ class _Recording:
     def take(self, event: Event) -> None:
         """Note what comes next of it. Raises OutputError."""
         match event:
+            case Begun():
+                self._begun_s = event.at_s
             case Hashed():
                 self.row["sha256"] = event.sha256
-                self._begun_s = event.begun_s
             case Opened():
                 self.row |= event.facts
                 self._n_expected = event.n_expected
@@ -410,9 +412,9 @@ class _Recording:
 def _one_by_one(pipeline: Pipeline, sampling: Sampling, sources: list[Source]) -> Events:
     """All in this process, a recording at a time, as simple as it can be."""
     for source in sources:
-        begun_s = time.perf_counter()
+        yield source, Begun(time.perf_counter())
         try:
-            yield source, Hashed(source_sha256(source), begun_s)
+            yield source, Hashed(source_sha256(source))
             info = probe(source.path)
             reader = VideoReader(info, sampling=sampling)
             yield source, Opened(facts_of(info), None if info.pts is None else len(info.pts))

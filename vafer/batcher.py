@@ -63,7 +63,7 @@ class Batcher:
         on_device.record_stream(torch.cuda.default_stream(on_device.device))
         return on_device
 
-    def find(self, frames: torch.Tensor, pixel_aspect: float = 1.0) -> Future[list[Found]]:
+    def find(self, frames: torch.Tensor, pixel_aspect: float) -> Future[list[Found]]:
         """Of each of the frames on the device, uint8 (K, H, W, 3) RGB, at some time."""
         found: Future[list[Found]] = Future()
         self._asked.put(((frames, pixel_aspect), found))

@@ -60,8 +60,8 @@ def merge(
     """
     out = Path(out)
     given = [Path(path) for path in inputs]
-    own_tables = {videos_path_of(path) for path in given}  # as where `results/*.parquet` is given
-    paths = [path for path in given if path not in own_tables]
+    own_tables = {videos_path_of(path).resolve() for path in given}  # as of `results/*.parquet`
+    paths = [path for path in given if path.resolve() not in own_tables]
     if not paths:
         raise UsageError("nothing to merge: expected outputs of vafer annotate")
     seen = set[Path]()
@@ -150,15 +150,15 @@ class _Finished:
     def __init__(self, path: Path) -> None:
         self.path = path
         videos_path = videos_path_of(path)
-        if path.name == "_videos.parquet" or path.name.endswith(".videos.parquet"):
-            raise UsageError(
-                f"{display_path(path)} is a table of videos: expected the table or the folder that "
-                "it belongs to"
-            )
         is_waiting = path.suffix.lower() == ".parquet" and parts_folder_of(path).is_dir()
         if not path.exists() and not is_waiting:
             raise UsageError(f"{display_path(path)}: no such file or folder")
         if not videos_path.is_file():
+            if path.name == "_videos.parquet" or path.name.endswith(".videos.parquet"):
+                raise UsageError(
+                    f"{display_path(path)} is a table of videos: expected the table or the folder "
+                    "that it belongs to"
+                )
             inside = sorted(path.glob("*/_videos.parquet"))
             advice = "Run its command again"
             if inside:

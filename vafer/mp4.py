@@ -2,10 +2,11 @@
 
 import os
 import struct
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-_MAX_BOXES = 2_000_000  # that are looked at: eleven hours of a fragment (two boxes) a frame
+_MAX_BOXES = 500_000  # that are looked at: nearly three hours of a fragment (two boxes) a frame
 _TOP_LEVEL = frozenset(  # what a box there may be called; other letters are no box but a trailer
     b"emsg free ftyp imda mdat meta mfra moof moov pdin pnot prft sidx skip ssix styp udta uuid"
     b" wide".split()
@@ -36,7 +37,7 @@ UNFINISHED = Fault(
 def fault_of_mp4(path: Path) -> Fault | None:
     """What an MP4 lacks; None if its boxes say nothing of it, or it is none."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:  # but for the heads of boxes nothing is read
             if file.read(8)[4:] != b"ftyp":
                 return None
             return _fault(file, os.fstat(file.fileno()).st_size)
@@ -45,14 +46,17 @@ def fault_of_mp4(path: Path) -> Fault | None:
 
 
 class _Box(NamedTuple):
-    """kind: four letters. length: in bytes, None if not known yet or if it goes up to the end."""
+    """kind: four letters. length: in bytes, None if not known yet or if it goes up to the end.
+    head: bytes of the head."""
 
     kind: bytes
     length: int | None
+    head: int = 8
 
 
-def _fault(file: BinaryIO, size: int) -> Fault | None:
-    at, kind, has_index, in_fragments = 0, b"", False, False
+def _fault(file: FileIO, size: int) -> Fault | None:
+    at, kind = 0, b""
+    has_index = has_data = in_fragments = False
     for _ in range(_MAX_BOXES):
         file.seek(at)
         head = file.read(16)
@@ -62,8 +66,9 @@ def _fault(file: BinaryIO, size: int) -> Fault | None:
         if not head:
             return None if has_index else UNFINISHED
         if len(head) < 8 or (head[:4] == b"\0\0\0\1" and len(head) < 16):
-            is_padding = has_index and not any(head)
-            return None if is_padding else Fault("an MP4 that was cut off", CUT_OFF_ADVICE, n_whole)
+            if has_index and (not any(head) or (has_data and not in_fragments)):
+                return None  # what follows a whole one
+            return Fault("an MP4 that was cut off", CUT_OFF_ADVICE, n_whole)
         box = _box(head)
         if box is None:
             return None
@@ -76,16 +81,19 @@ def _fault(file: BinaryIO, size: int) -> Fault | None:
             has_index, in_fragments = True, _promises_fragments(file, at, box)
         if box.length is None:
             return None if has_index else UNFINISHED
+        has_data |= box.kind == b"mdat"
         at, kind = at + box.length, box.kind
     return None
 
 
-def _promises_fragments(file: BinaryIO, at: int, moov: _Box) -> bool:
+def _promises_fragments(file: FileIO, at: int, moov: _Box) -> bool:
     """Whether the index that begins at `at` says that fragments follow (mvex, section 8.8.1)."""
     if moov.length is None:
         return False
-    inside, end = at + 8, at + moov.length
-    while inside < end:
+    inside, end = at + moov.head, at + moov.length
+    for _ in range(_MAX_BOXES):
+        if inside >= end:
+            return False
         file.seek(inside)
         box = _box(file.read(16))
         if box is None or box.length is None:
@@ -109,4 +117,4 @@ def _box(head: bytes) -> _Box | None:
     elif length == 0 or head[:4] == 4 * _PLACEHOLDER:
         return _Box(kind, None)
     is_one = length >= least and kind.isascii() and kind.decode("ascii").isprintable()
-    return _Box(kind, length) if is_one else None
+    return _Box(kind, length, least) if is_one else None

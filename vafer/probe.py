@@ -33,7 +33,7 @@ _DECORD_CODECS = frozenset({"h264", "hevc", "mjpeg", "mpeg4", "vp8", "vp9"})
 _DECORD_CONTAINERS = ("mp4", "matroska")
 _DECORD_PIXELS = frozenset({"yuv420p", "yuvj420p"})  # and even sizes: else its colours are off
 _FIRST_FRAME_PACKETS = 300
-MOST_PIXEL_ASPECT = 8.0  # and 1 over it is the least: what lies beyond is taken for a mistake
+MOST_PIXEL_ASPECT = 4.0  # and 1 over it is the least: what lies beyond is taken for a mistake
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +82,10 @@ class VideoInfo:
         damage = f", damaged: {self.damage}" if self.damage else ""
         size = f"{self.width}x{self.height}"
         return f"{display_path(self.path)}: {self.codec} {size}{rate}{frames}{turned}{damage}"
+
+    def aspect_of(self, shape: tuple[int, ...]) -> float:
+        """`pixel_aspect` of a picture (height, width, …); 1 of one that has another size."""
+        return self.pixel_aspect if shape[:2] == (self.height, self.width) else 1.0
 
     def time(self, pts: int) -> Fraction:
         """Seconds from the container's start time to `pts`, exactly."""

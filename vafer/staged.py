@@ -42,11 +42,17 @@ PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A recording is at work, since at_s by `time.perf_counter`."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hashed:
-    """The SHA-256 of a recording that is being opened; begun_s: when, by `time.perf_counter`."""
+    """The SHA-256 of a recording that is being opened."""
 
     sha256: str
-    begun_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class Restarted:
     why: str
 
 
-Event = Hashed | Opened | FrameResult | Ended | Failed | Restarted
+Event = Begun | Hashed | Opened | FrameResult | Ended | Failed | Restarted
 Events = Generator[tuple[Source, Event], None, None]
 
 
@@ -201,9 +207,9 @@ class _Run:
         decoder = self._new_decoder()
         try:
             while (source := self._next()) is not None:
-                begun_s = time.perf_counter()
+                self._tell(source, Begun(time.perf_counter()))
                 try:
-                    self._tell(source, Hashed(source_sha256(source), begun_s))
+                    self._tell(source, Hashed(source_sha256(source)))
                     for is_retry in (False, True):
                         try:
                             self._walk(source, decoder, detector, is_retry=is_retry)

@@ -72,6 +72,8 @@ VIDEOS_SCHEMA = pa.schema(
     ]
 )
 
+_SINCE = {"pixel_aspect"}  # columns that tables of development versions may lack
+
 # Bytes of equal weight lie together, which zstd then packs better than the floats themselves.
 _SPLIT_COLUMNS = ["time_s", "x1", "y1", "x2", "y2", "det_score", "valence", "arousal",
                   "landmarks.list.element"]  # fmt: skip
@@ -273,15 +275,27 @@ def opened(path: Path) -> Iterator[pa.NativeFile]:
 
 
 def read_videos(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of videos. Raises OutputError when it is none, or cannot be read."""
+    """Rows of a table of videos. Raises OutputError when it is none, or cannot be read.
+
+    What development versions before 0.1.0 did not record yet is None.
+    """
     try:
         with opened(path) as file:
             table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"{display_path(path)} cannot be read as a table: {error}") from error
-    if not table.schema.equals(VIDEOS_SCHEMA):
+    known = [
+        field
+        for field in VIDEOS_SCHEMA
+        if field.name in table.schema.names or field.name not in _SINCE
+    ]
+    if not table.schema.equals(pa.schema(known)):
         raise OutputError(f"{display_path(path)} is not a table of videos that vafer wrote")
-    return table.to_pylist()
+    return [_with_all(row) for row in table.to_pylist()]
+
+
+def _with_all(row: dict[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(VIDEOS_SCHEMA.names) | row
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -305,6 +319,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
             f"{display_path(path)} has table version {version}, this vafer knows {SCHEMA_VERSION}: "
             "install a newer vafer"
         )
+    if provenance.get("video"):
+        provenance["video"] = _with_all(provenance["video"])
     return provenance
 
 

@@ -124,7 +124,7 @@ class VideoReader:
             pts=pts,
             time_s=None if time is None else float(time),
             image=image,
-            pixel_aspect=self.info.pixel_aspect,
+            pixel_aspect=self.info.aspect_of(image.shape),
         )
 
     def _from_pictures(self) -> Iterator[Frame]:
@@ -185,6 +185,8 @@ class VideoReader:
             self._next = goal = goal if is_far and not info.is_counted else self._next
             attempts = [*dict.fromkeys([(goal, self._n_threads), (0, 1)])]
 
+        first = max(goal, self._first)  # frame that is asked for
+
         def count(failed_pts: int | None) -> None:
             if failed_pts is None or pts is None or failed_pts >= pts[goal]:
                 self._n_failed += 1
@@ -198,14 +200,14 @@ class VideoReader:
                 time = None if stamp is None else info.time(stamp)
                 if self.sampling.has_ended(time):
                     break
-                n_decoded += index >= goal
+                n_decoded += index >= first
                 if index < self._next:
                     continue
                 self._next = index + 1
                 self.n_frames += index >= self._first
                 if self._wants(index, time):
                     yield self._frame(index, stamp, time, to_rgb(frame, info.rotation))
-            self._n_missing = 0 if pts is None else max(0, n_until - goal - n_decoded)
+            self._n_missing = 0 if pts is None else max(0, n_until - first - n_decoded)
             if n_decoded and not self._n_missing:
                 return
         if not self.n_frames:

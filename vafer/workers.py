@@ -141,7 +141,7 @@ class DecoderProcess:
                         is_open, facts = True, _checked(message["facts"])
                         yield Opened(facts, _count(message["n_expected"]))
                     case "frames" if is_open:
-                        chunk = self._chunk(message, facts["pixel_aspect"])
+                        chunk = self._chunk(message, facts)
                         for frame in chunk.frames:
                             if frame.index <= last:
                                 raise ValueError(f"frame {frame.index} after {last}")
@@ -169,7 +169,7 @@ class DecoderProcess:
         """End the process; may be called by any thread, and whoever waits for it is told."""
         self._process.kill()
 
-    def _chunk(self, message: dict[str, Any], pixel_aspect: float) -> Chunk:
+    def _chunk(self, message: dict[str, Any], facts: dict[str, Any]) -> Chunk:
         memory = self._memories[int(message["memory"])]
         height, width, slot = (int(message[key]) for key in ("height", "width", "slot"))
         shown, frame_bytes = message["frames"], height * width * 3
@@ -183,7 +183,9 @@ class DecoderProcess:
         n_bytes = len(shown) * frame_bytes
         pixels = np.frombuffer(memory.map, np.uint8, n_bytes, slot * memory.slot_bytes)
         pictures = pixels.reshape(len(shown), height, width, 3)
-        frames = [_frame(s, p, pixel_aspect) for s, p in zip(shown, pictures, strict=True)]
+        is_as_told = (height, width) == (facts["height"], facts["width"])
+        aspect = float(facts["pixel_aspect"]) if is_as_told else 1.0
+        frames = [_frame(s, p, aspect) for s, p in zip(shown, pictures, strict=True)]
         return Chunk(frames, pictures)
 
     def _give_memory(self, frame_bytes: int) -> None:
