@@ -10,6 +10,7 @@ import numpy as np
 
 from vafer.container import open_container, packets, refusal, unusable, video_stream
 from vafer.errors import counted, display_path, why_unreadable
+from vafer.matroska import what_is_missing
 from vafer.mp4 import fault_of_mp4
 from vafer.pictures import is_picture, pictures_of, read_picture
 
@@ -256,8 +257,8 @@ def _damage(
     if n_packets < n_header:
         return f"{n_packets} of {n_header} packets promised by the header are there"
     size = path.stat().st_size
-    if "matroska" in container and (promised := _matroska_size(path)) and size < promised:
-        return f"{size} of {promised} bytes promised by the header are there"
+    if "matroska" in container and (missing := what_is_missing(path)):
+        return missing
     if "mp4" in container and (fault := fault_of_mp4(path)) and fault.n_whole:
         return fault.found  # of what fragments hold, the header promises nothing
     if container == "mpegts" and size % 188 and size % 192 and size % 204:
@@ -265,32 +266,6 @@ def _damage(
     if n_bad:
         return f"{n_bad} of {counted(n_packets, 'packet')} corrupt or unreadable"
     return None
-
-
-def _matroska_size(path: Path) -> int | None:
-    """The bytes a Matroska file should have by the size of its Segment, None where it is unknown.
-
-    Source: RFC 8794, sections 4 to 6: an element is an id, a size and data. A size of n bytes
-    begins with n - 1 zero bits and a one; where all its other bits are ones it is unknown.
-    """
-    with path.open("rb") as file:
-        head = file.read(4096)
-
-    def size_at(at: int) -> tuple[int, int]:
-        length = 9 - head[at].bit_length()
-        value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
-        return value, at + length
-
-    try:
-        header_size, at = size_at(4)
-        segment = at + header_size
-        if head[segment : segment + 4] != b"\x18\x53\x80\x67":
-            return None
-        value, at = size_at(segment + 4)
-    except IndexError:
-        return None
-    is_unknown = value == (1 << 7 * (at - segment - 4)) - 1
-    return None if is_unknown else at + value
 
 
 def _probe_pictures(path: Path) -> VideoInfo:
