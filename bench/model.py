@@ -6,9 +6,9 @@
 FACES holds fer2013.parquet and lfw_expressions.parquet. Scored are FER2013's test split and the
 identities of LFW that training leaves out, against the norms of the expressions: as a whole, by
 expression, by groups (colour, copies of training pictures, size of the face), and again with the
-crops made worse. With --videos, recordings are annotated: a contrast that is known, the level of
-every track, jitter. With --other too, the faces that both detectors found (IoU of at least 0.5)
-are compared.
+crops made worse. With --videos, recordings are annotated, with faces looked for in whole frames: a
+contrast that is known, the level of every track, jitter. With --other too, the faces that both
+detectors found (IoU of at least 0.5) are compared.
 """
 
 import argparse
@@ -289,7 +289,9 @@ def one_by_one(crops: torch.Tensor, change: Callable[[np.ndarray], np.ndarray]) 
 
 def annotated(videos: Path, detector: Path, model: str | None) -> pl.DataFrame:
     sampling = vafer.Sampling(every=EVERY)
-    results = vafer.annotate(videos, model=model, detector=detector, sampling=sampling)
+    results = vafer.annotate(
+        videos, model=model, detector=detector, detect="full", sampling=sampling
+    )
     return results.table.filter(pl.col("face_index").is_not_null())
 
 
