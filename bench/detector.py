@@ -47,10 +47,10 @@ from scipy.stats import chi2
 from vafer.errors import VaferError
 from vafer.faces import Detector, Faces
 from vafer.files import write_json
+from vafer.onnx_file import weights_sha256
 from vafer.options import DetectorOptions, Sampling
 from vafer.pictures import PICTURE_SUFFIXES, read_picture
 from vafer.probe import probe
-from vafer.store import sha256
 from vafer.video import VideoReader
 
 HELD_OUT = [
@@ -638,7 +638,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # insightface warns about its dependencies
     try:
         metrics: dict[str, Any] = {
-            role: {"name": path.stem, "sha256": sha256(path)}
+            role: {"name": path.stem, "weights_sha256": weights_sha256(path)}
             for role, path in (
                 ("candidate", arguments.candidate),
                 ("reference", arguments.reference),

@@ -32,13 +32,14 @@ from train.config import DataConfig, read_config
 from train.data import FaceSet
 from train.feed import Feed
 from train.sets import EXPRESSION_NORMS, NO_IDENTITY, load_split
+from vafer import onnx_file
 from vafer.crops import GREY_WEIGHTS
 from vafer.faces import Detector
 from vafer.labelled import detect_near
 from vafer.metrics import DIMENSIONS, scores
-from vafer.model import Model, load_model
+from vafer.model import Model, load_model, read_weights, weights_sha256
 from vafer.scoring import score
-from vafer.store import find_model, sha256
+from vafer.store import find_model
 
 Row = dict[str, Any]  # of a table; a list in it is a score and its interval: [value, low, high]
 Figures = tuple[str, str, list[Row]]  # name, heading, rows
@@ -438,8 +439,11 @@ def main() -> None:
     model = load_model(path)
     print(f"# {model.card.name}\n\nFaces by {arguments.detector.stem}.")
     figures: dict[str, Any] = {
-        "model": {"name": model.card.name, "sha256": sha256(path)},
-        "detector": {"name": arguments.detector.stem, "sha256": sha256(arguments.detector)},
+        "model": {"name": model.card.name, "weights_sha256": weights_sha256(read_weights(path))},
+        "detector": {
+            "name": arguments.detector.stem,
+            "weights_sha256": onnx_file.weights_sha256(arguments.detector),
+        },
     }
     for name, heading, rows in all_figures(arguments, model):
         print(f"\n## {heading}\n\n{markdown(rows)}", flush=True)

@@ -163,12 +163,19 @@ def test_a_cached_model_with_a_flipped_weight_is_refused(
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"weights of SHA-256 .*Delete it and run"):
+    with pytest.raises(ModelError, match=r"its weights have SHA-256 .*Delete it and run"):
         store.find_model("caf-alexnet")
-    model = load_model(path)
-    del model.card.training["weights_sha256"]
-    save_model(path, model.net, model.card)
-    with pytest.raises(ModelError, match=r"expected None.*Delete it and run"):
+    with pytest.raises(ModelError, match="damaged, or was changed: its weights have SHA-256"):
+        load_model(path)
+
+
+def test_another_model_in_the_place_of_a_cached_one_is_named(
+    server: Server, pair: remote.Pair, untrained: Path
+) -> None:
+    path = store.find_model("caf-alexnet")
+    model = load_model(untrained)
+    save_model(path, model.net, replace(model.card, name="another"))
+    with pytest.raises(ModelError, match=r"calls itself another, made from git blobs none, exp"):
         store.find_model("caf-alexnet")
 
 
@@ -219,8 +226,12 @@ def test_damaged_files_do_not_break_the_list(
 
 def test_info_of_a_model_by_name_file_and_run_folder(untrained: Path, tmp_path: Path) -> None:
     found = info(store.DEFAULT_MODEL)
-    assert found.facts["parameters"] == "2,535,834, stored as F16"
+    assert found.facts["parameters"] == "2,535,834, stored as float16"
     assert found.facts["SHA-256"] == store.sha256(store.find_model(None))
+    assert found.facts["of weights"] == found.metrics["model"]["weights_sha256"]
+    detector = info(store.DEFAULT_DETECTOR)
+    assert detector.facts["of weights"] == detector.metrics["candidate"]["weights_sha256"]
+    assert detector.facts["of weights"] == found.metrics["detector"]["weights_sha256"]
     assert "used when none is named" in found.facts["where"]
     assert found.metrics
     run = tmp_path / "run"

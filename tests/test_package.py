@@ -129,7 +129,7 @@ def test_every_embedded_model_loads_and_has_its_card() -> None:
 
 
 def test_every_card_is_in_its_file() -> None:
-    """After a change: `python -m train.embed FILE NAME`, and for a detector `search.AGREES`."""
+    """After a change: `python -m train.embed FILE NAME`."""
     for name in (*store.embedded_models(), *store.embedded_detectors()):
         text = next(store.WEIGHTS.glob(f"{name}.md")).read_text(encoding="utf-8")
         assert catalogue.info(name).text == text, name

@@ -132,8 +132,9 @@ def test_an_embedded_name_wins_over_a_file_of_that_name(weights: Path, tmp_path:
         ("nobody", "nobody: no such model"),
         ("gone.safetensors", "gone.safetensors: no such file"),
         ("no/where", "no/where: no such file"),
-        ("weights", "weights: is a folder"),
+        ("weights", "weights is a folder"),
         ("x" * 5000, "File name too long"),
+        ("", "an empty name for a model"),
     ],
 )
 def test_a_missing_model_says_what_was_looked_for(weights: Path, wanted: str, says: str) -> None:
@@ -148,13 +149,37 @@ def test_a_missing_model_lists_the_embedded_ones(weights: Path) -> None:
 
 def test_a_detector_is_no_model() -> None:
     for name in (store.DEFAULT_DETECTOR, *store.PACKS):
-        with pytest.raises(ModelError, match=f"^{name}: is a detector, not a model; give"):
+        with pytest.raises(ModelError, match=f"^{name} is a detector, not a model; give"):
             store.find_model(name)
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [
+        (".onnx", "a detector, not a model"),
+        (".t7", ".*vafer models convert"),
+        (".pth", "PyTorch's file"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_its_ending(
+    ending: str, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a{ending}"
+    path.touch()
+    with pytest.raises(ModelError, match=rf"a{re.escape(ending)}: {says}"):
+        store.find_model(path)
+
+
+def test_a_model_file_is_no_detector(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.touch()
+    with pytest.raises(ModelError, match="a model, not a detector: give it with --model"):
+        store.find_detector(path, on_notice=print)
 
 
 def test_a_model_is_no_detector() -> None:
     for name in (store.DEFAULT_MODEL, *store.PAIRS):
-        with pytest.raises(ModelError, match=f"^{name}: is a model, not a detector; give"):
+        with pytest.raises(ModelError, match=f"^{name} is a model, not a detector; give"):
             store.find_detector(name, on_notice=print)
 
 
@@ -429,7 +454,7 @@ def test_a_full_disk(
 
 def test_a_cache_folder_that_cannot_be_made(find: Find, server: Server, home: Path) -> None:
     put(home / ".cache")
-    with pytest.raises(ModelError, match=r"tiny\.zip: .*\.cache"):
+    with pytest.raises(ModelError, match=r"\.cache/vafer: nothing can be kept there: .*XDG_C"):
         find("tiny")
     assert server.asked == []
 

@@ -236,8 +236,8 @@ def test_timestamps_that_begin_again_are_named(
     clips.make(joined, *clips.X264_B, "-g", str(keyframe_every))
     joined.write_bytes(3 * joined.read_bytes())
     frames, reader = read(joined)
-    assert indices(frames) == sorted(set(indices(frames)))
-    assert 48 <= len(frames) < 144
+    assert indices(frames) == list(range(48))
+    assert len({frame.pts for frame in frames}) == 48
     assert reader.damage is not None
     assert re.match(r"its timestamps go back at \d places?, as where files were", reader.damage)
 

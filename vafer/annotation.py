@@ -23,6 +23,7 @@ from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
 from vafer.lock import own_folder
 from vafer.model import load_model
+from vafer.onnx_file import weights_sha256
 from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling, Shard
 from vafer.output import Output
 from vafer.parts import check_output, parts_folder_of, read_table, remove_output
@@ -160,8 +161,8 @@ def annotate(
         on_notice(describe_choice([chosen_model], chosen_detector))
     face_detector = Detector(chosen_detector.path, detection, device=torch_device)
     if detect == "auto":
-        agrees = face_detector.device == "cpu" and face_detector.sha256 in AGREES
-        detect = "search" if agrees else "full"
+        agrees = weights_sha256(chosen_detector.path) in AGREES
+        detect = "search" if face_detector.device == "cpu" and agrees else "full"
     pipeline = Pipeline(
         face_detector,
         load_model(chosen_model.path, device=torch_device),

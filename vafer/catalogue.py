@@ -10,11 +10,14 @@ from typing import Any, Literal
 from vafer import store
 from vafer.download import sha256
 from vafer.errors import ModelError, UsageError
+from vafer.onnx_file import read_onnx
+from vafer.onnx_file import weights_sha256 as onnx_weights_sha256
 from vafer.remote import PACKS, PAIRS, Pack, Pair
 
 METADATA_KEY = "vafer"  # of an ONNX file's metadata_props: the card of a detector of ours, as JSON
 
 Kind = Literal["model", "detector"]
+WEIGHTS_SHA256 = "of weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +97,7 @@ def detector_card(path: Path) -> dict[str, Any]:
 
     Raises ModelError when it is no ONNX file, or when what it says is no JSON object.
     """
-    import onnx
-
-    try:
-        properties = onnx.load_model(str(path), load_external_data=False).metadata_props
-    except Exception as error:  # protobuf's own, among others
-        raise ModelError(f"{path} cannot be read as an ONNX file: it is damaged, or of another "
-                         f"kind ({error})") from error  # fmt: skip
+    properties = read_onnx(path, with_weights=False).metadata_props
     text = next((entry.value for entry in properties if entry.key == METADATA_KEY), "{}")
     try:
         card = json.loads(text)
@@ -221,15 +218,11 @@ def _checked(path: Path, found: Info) -> Info:
 
 
 def _model_info(path: Path, where: str = "file") -> Info:
-    from safetensors import safe_open
+    from vafer.model import read_card, read_weights, weights_sha256
 
-    from vafer.model import read_card
-
-    card = read_card(path)
-    with safe_open(path, framework="pt") as file:
-        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
-        n_weights = sum(math.prod(one.get_shape()) for one in slices)
-        types = ", ".join(sorted({one.get_dtype() for one in slices}))
+    card, weights = read_card(path), read_weights(path)
+    n_weights = sum(weight.numel() for weight in weights.values())
+    types = ", ".join(sorted({str(weight.dtype).split(".")[-1] for weight in weights.values()}))
     crop = card.crop
     colour = "grey (BT.601 luma)" if crop.grey else "RGB"
     how = (
@@ -241,6 +234,7 @@ def _model_info(path: Path, where: str = "file") -> Info:
     found = Info(
         {
             **_file_facts(card.name, "model", _where(where, is_default), path),
+            WEIGHTS_SHA256: weights_sha256(weights),
             "licence": card.licence,
             "network": f"{card.backbone}, features pooled to {card.pool} × {card.pool}",
             "parameters": f"{n_weights:,}, stored as {types}",
@@ -274,6 +268,7 @@ def _detector_info(path: Path, where: str = "file") -> Info:
             **_file_facts(
                 str(card.get("name", path.stem)), "detector", _where(where, is_default), path
             ),
+            WEIGHTS_SHA256: onnx_weights_sha256(path),
             "licence": str(card.get("licence", "not stated in the file")),
             "family": "YuNet, run by OpenCV"
             if is_yunet(path)

@@ -360,18 +360,23 @@ def _table_of(entries: Sequence["Entry"], *, with_scores: bool) -> Table:
 
 
 def show_info(info: "Info") -> None:
-    """Print what a model or detector is: a line a fact, then its training and metrics."""
+    """Print what a model or detector is: a line a fact, then its training and metrics.
+
+    Tables of metrics are left to the card in words, where there is one.
+    """
     width = max(map(len, info.facts))
     for name, text in info.facts.items():
         for i, line in enumerate(text.splitlines() or [""]):
             stdout.print(f"{'' if i else name:{width}}  {_printable(line)}", markup=False)
-    for title, values in (("training", info.training), ("metrics", info.metrics)):
+    metrics = {k: v for k, v in info.metrics.items() if not (info.text and _is_table(v))}
+    for title, values in (("training", info.training), ("metrics", metrics)):
         if values:
             stdout.print(f"\n{title}", style="bold")
             for line in _tree(values, "  "):
                 stdout.print(line, markup=False)
     if info.text:
-        stdout.print("\nWhat it was made from and is not for, in words: add --card", markup=False)
+        more = "All scores, what it was made from and what it is not for, in words: add --card"
+        stdout.print(f"\n{more}", markup=False)
 
 
 def show_card(info: "Info") -> None:

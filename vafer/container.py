@@ -8,6 +8,7 @@ import av
 from av.stream import Discard, Disposition
 
 from vafer.errors import VideoError, display_path, why_unreadable
+from vafer.matroska import fault_of_matroska
 from vafer.mp4 import fault_of_mp4
 
 _MAX_DEMUX_ERRORS = 16
@@ -33,6 +34,9 @@ def open_container(path: Path) -> av.container.InputContainer:
         return _opened(str(path.absolute()))
     except _UNREADABLE as error:
         fault = fault_of_mp4(path)
+        if of_matroska := fault_of_matroska(path):
+            found = f"a Matroska file that cannot be opened: {of_matroska}"
+            raise refusal(path, found, "copy it again") from error
         if fault is None:
             found = f"no video container ({getattr(error, 'strerror', None) or error})"
             raise refusal(path, found, "check that it is a video, or copy it again") from error
@@ -93,6 +97,8 @@ def unusable(path: Path, found: str, advice: str) -> VideoError:
     """The error that says what is wrong with a file, by what it lacks where its boxes tell."""
     if fault := fault_of_mp4(path):
         found, advice = fault.found, fault.advice
+    elif of_matroska := fault_of_matroska(path):
+        found = f"{found}: {of_matroska}"
     return refusal(path, found, advice)
 
 

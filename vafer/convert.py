@@ -17,6 +17,7 @@ PyTorch files: the encoder, which is torchvision's AlexNet up to `features`, and
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import torch
 from vafer.crops import CropSpec
 from vafer.download import git_blob_id
 from vafer.errors import ModelError, OutputError, UsageError
-from vafer.model import AVNet, ModelCard, save_model, weights_sha256
+from vafer.model import AVNet, ModelCard, save_model
 from vafer.remote import CAF_ALEXNET, CAF_REPOSITORY
 
 CROP = CropSpec(kind="box", size=224, margin=0.2)
@@ -66,7 +67,7 @@ def convert(encoder: Path, regressor: Path, out: Path) -> None:
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_model(out, net, _card(out.stem, encoder, regressor, weights_sha256(net.state_dict())))
+        save_model(out, net, _card(out.stem, encoder, regressor))
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from error
 
@@ -78,7 +79,7 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"{out} is there already. Name another file, or remove it first")
 
 
-def _card(name: str, encoder: Path, regressor: Path, weights: str) -> ModelCard:
+def _card(name: str, encoder: Path, regressor: Path) -> ModelCard:
     blobs = {"encoder": git_blob_id(encoder), "regressor": git_blob_id(regressor)}
     is_published = blobs == {
         "encoder": CAF_ALEXNET.encoder_blob,
@@ -87,7 +88,6 @@ def _card(name: str, encoder: Path, regressor: Path, weights: str) -> ModelCard:
     training: dict[str, Any] = {
         "source": f"{CAF_REPOSITORY}, demonstration/weights" if is_published else "not known",
         "git_blob_ids": blobs,
-        "weights_sha256": weights,
     }
     if is_published:
         training["sets"] = "Aff-Wild and AFEW-VA, for demonstration only: demonstration/README.md"
@@ -104,7 +104,8 @@ def _card(name: str, encoder: Path, regressor: Path, weights: str) -> ModelCard:
 def _read(path: Path) -> dict[str, Any]:
     """A state dict, read without running what a pickle may hold. Raises ModelError."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about the protocol of a bare pickle
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
     except IsADirectoryError as error:
@@ -117,9 +118,11 @@ def _read(path: Path) -> dict[str, Any]:
                 "it is read. It was not. Expected a state dict of tensors; get the file from a "
                 "source that you trust"
             ) from error
+        is_empty = path.is_file() and path.stat().st_size == 0
+        found = "empty" if is_empty else "damaged, cut off or of another kind"
         raise ModelError(
-            f"{path} cannot be read as PyTorch weights: it is damaged, cut off or of another kind. "
-            "Expected a state dict that torch.save wrote; download it anew"
+            f"{path} cannot be read as PyTorch weights: it is {found}, and nothing in it was run. "
+            "Expected a state dict that torch.save wrote; if it was downloaded, do so anew"
         ) from error
     if not isinstance(state, Mapping):
         raise ModelError(f"{path} holds a {type(state).__name__}: expected a state dict")
@@ -154,7 +157,7 @@ def _renamed(
                 continue
             raise ModelError(
                 f"{path} holds {key}, which the {part} does not have; expected "
-                f"{', '.join(names)} alone. Is it another network?"
+                f"{', '.join(names)} alone. Is it another network, or are the two files swapped?"
             )
         if name in keys:
             raise ModelError(f"{path} holds {name} twice, as {keys[name]} and as {key}")

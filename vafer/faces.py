@@ -15,6 +15,7 @@ import numpy as np
 
 from vafer.errors import ModelError
 from vafer.mosaic import Mosaic
+from vafer.onnx_file import read_onnx
 from vafer.options import STRIDE, DetectorOptions
 from vafer.store import sha256
 
@@ -215,16 +216,8 @@ class _Loaded:
 
 def is_yunet(path: Path) -> bool:
     """Tell YuNet's export by its twelve outputs: class, objectness, box, landmarks × 3 strides."""
-    import onnx
-
-    try:
-        graph = onnx.load_model(str(path), load_external_data=False).graph
-    except Exception as error:  # protobuf's own, among others
-        raise ModelError(
-            f"{path} cannot be read as an ONNX file: {error}. "
-            "Expected a face detector such as insightface's det_10g.onnx or a YuNet export."
-        ) from error
-    names = {output.name for output in graph.output}
+    outputs = read_onnx(path, with_weights=False).graph.output
+    names = {output.name for output in outputs}
     return names == {f"{part}_{s}" for part in ("cls", "obj", "bbox", "kps") for s in (8, 16, 32)}
 
 
@@ -292,7 +285,10 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
             str(path), providers=providers, sess_options=quiet, static_shape_sessions=False
         )
     except Exception as error:  # whatever ONNX Runtime makes of a foreign graph
-        raise ModelError(f"{path} cannot be loaded as a face detector: {error}") from error
+        raise ModelError(
+            f"{path} cannot be loaded as a face detector: {' '.join(str(error).split())}. "
+            "Expected one such as insightface's det_10g.onnx or det_500m.onnx"
+        ) from error
     if getattr(network, "taskname", None) != "detection":
         found = getattr(network, "taskname", "a model of no known kind")
         raise ModelError(

@@ -1,7 +1,9 @@
-"""What of a Matroska or WebM file is missing, by its elements (RFC 8794, 4 to 6, and RFC 9559)."""
+"""What is wrong with a Matroska or WebM file, by its elements (RFC 8794, 4 to 6, and RFC 9559)."""
 
+import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _KINDS = (
@@ -13,56 +15,84 @@ _KNOWN = frozenset(  # and what of an id is left where a file ends within it
     kind[: n + 1] for kind in map(bytes.fromhex, _KINDS.split()) for n in range(len(kind))
 )
 _LONGEST_HEAD = 12  # bytes: an id of up to four, a size of up to eight
-_MAX_ELEMENTS = 1_000_000  # that are looked at: an hour and more of a live recording's blocks
+_LONGEST_TRAILER = 1024  # bytes after a live recording that are no damage
+_MAX_ELEMENTS = 10_000_000  # that are looked at, within ten seconds: a day of a live recording
 
 
-def what_is_missing(path: Path) -> str | None:
-    """That a Matroska file breaks off, and after how many bytes; None where its elements do not
-    tell, or it is none.
+def fault_of_matroska(path: Path) -> str | None:
+    """Where a Matroska file breaks off or is damaged; None where its elements do not tell, or it is
+    none.
 
     A live recording's Segment has no size, at times its Clusters have none: then what they hold
     tells.
     """
-    with path.open("rb", buffering=0) as file:  # but for the heads of elements nothing is read
-        file_no, size = file.fileno(), os.fstat(file.fileno()).st_size
-        if file.read(4) != _EBML:
-            return None
-        at = 0
-        for _ in range(_MAX_ELEMENTS):
-            head = os.pread(file_no, _LONGEST_HEAD, at)
-            if not head:
+    try:
+        with path.open("rb", buffering=0) as file:  # but for the heads of elements nothing is read
+            if file.read(4) != _EBML:
                 return None
-            kind, n_head, n_data = _element(head)
-            if kind not in _KNOWN:  # damaged, or something else that follows a whole one
-                return None
-            end = at + n_head + (n_data or 0)
-            if end > size:
-                if kind == _SEGMENT:
-                    return f"{size} of {end} bytes promised by the header are there"
-                return f"it breaks off: {size} of {end} bytes or more are there"
-            if n_data is None:
-                if kind not in (_SEGMENT, _CLUSTER):
-                    return None
-            elif kind == _SEGMENT:
-                return None
-            at = end
+            return _fault(file.fileno(), os.fstat(file.fileno()).st_size)
+    except OSError:
         return None
 
 
-def _element(head: bytes) -> tuple[bytes, int, int | None]:
-    """The id, the bytes of the head and those of the data, None if unknown, of the element that
-    begins with these 12 bytes, or fewer at a file's end.
+def _fault(file_no: int, size: int) -> str | None:
+    at = 0
+    segment_end = cluster_end = math.inf  # as long as they are not known
+    for _ in range(_MAX_ELEMENTS):
+        head = os.pread(file_no, _LONGEST_HEAD, at)
+        if not head or at == segment_end:
+            return None  # what follows a whole Segment is not looked at
+        if at >= cluster_end:
+            cluster_end = math.inf
+        parent_end = min(segment_end, cluster_end)
+        element = _element(head)
+        if element is None or (element.kind not in _KNOWN and parent_end == math.inf):
+            is_trailer = parent_end == math.inf and size - at <= _LONGEST_TRAILER
+            return None if is_trailer else f"it is damaged from byte {at:,} on"
+        inside = at + element.n_head
+        end = inside + (element.n_data or 0)
+        if end > min(parent_end, size):
+            if element.kind == _SEGMENT:
+                return f"{size} of {end} bytes promised by the header are there"
+            if parent_end < math.inf:
+                return f"it is damaged from byte {at:,} on"
+            return f"it breaks off: what begins at byte {at:,} is not whole"
+        if element.kind == _SEGMENT:
+            at, segment_end = inside, end if element.n_data else math.inf
+        elif element.kind == _CLUSTER:
+            at, cluster_end = inside, end if element.n_data else math.inf
+        else:
+            at = end
+    return None
+
+
+class _Element(NamedTuple):
+    """kind: its id. n_head: bytes of id and size. n_data: those that follow, None if unknown."""
+
+    kind: bytes
+    n_head: int
+    n_data: int | None
+
+
+def _element(head: bytes) -> _Element | None:
+    """The element that begins with these 12 bytes, or fewer at a file's end; None if none can.
 
     A number of n bytes begins with n - 1 zero bits and a one; where all other bits of a size are
-    ones it is unknown.
+    ones it is unknown, as only those of Segments and Clusters may be.
     """
     n_id = 9 - head[0].bit_length()
+    if n_id > 4:
+        return None
     kind, rest = head[:n_id], head[n_id:]
     if not rest:
-        return kind, n_id + 1, 0
+        return _Element(kind, n_id + 1, 0)
     n_size = 9 - rest[0].bit_length()
+    if n_size > 8:
+        return None
     if len(rest) < n_size:
-        return kind, n_id + n_size, 0
+        return _Element(kind, n_id + n_size, 0)
     mask = (1 << 7 * n_size) - 1
     n_data = int.from_bytes(rest[:n_size], "big") & mask
-    return kind, n_id + n_size, None if n_data == mask else n_data
+    if n_data < mask:
+        return _Element(kind, n_id + n_size, n_data)
+    return _Element(kind, n_id + n_size, None) if kind in (_SEGMENT, _CLUSTER) else None

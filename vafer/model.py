@@ -20,6 +20,7 @@ from vafer.files import write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "vafer"
+WEIGHTS_KEY = "weights_sha256"
 Backbone = Literal["alexnet", "resnet18"]
 
 
@@ -119,7 +120,10 @@ def save_model(
     }
     data = save(
         {name: value.contiguous() for name, value in weights.items()},
-        metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
+        metadata={
+            METADATA_KEY: json.dumps(metadata, sort_keys=True),
+            WEIGHTS_KEY: weights_sha256(weights),
+        },
     )
     write_whole(path, lambda file: file.write_bytes(data))
 
@@ -146,20 +150,38 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
 
     Raises ModelError when the file is missing, damaged, foreign or newer than this vafer.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    card = read_card(path)
+    card, weights = read_card(path), read_weights(path)
     try:
         net = AVNet(card.backbone, card.pool)
-        weights = load_file(path)
         net.load_state_dict({n: _at_full_precision(w) for n, w in weights.items()})
-    except (SafetensorError, RuntimeError, TypeError, ModelError) as error:
+    except (RuntimeError, TypeError, ModelError) as error:
         raise ModelError(
             f"{path} does not hold the weights that its card promises "
             f"({card.backbone}, pool {card.pool}): {error}"
         ) from error
     return Model(net, card, device)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a model file, as they are stored.
+
+    Raises ModelError where they are not those that were written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    promised = _read_metadata(path).get(WEIGHTS_KEY)
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: its weights cannot be read: {error}") from error
+    # files of development versions before 0.1.0 promise nothing
+    if promised and (found := weights_sha256(weights)) != promised:
+        raise ModelError(
+            f"{path} is damaged, or was changed: its weights have SHA-256 {found}, expected "
+            f"{promised}. Copy it again"
+        )
+    return weights
 
 
 def _at_full_precision(weight: torch.Tensor) -> torch.Tensor:

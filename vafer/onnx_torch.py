@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from vafer.errors import ModelError
+from vafer.onnx_file import read_onnx
 
 Operator = Callable[..., torch.Tensor]
 
@@ -29,10 +30,7 @@ class Graph:
         import onnx
         from onnx import numpy_helper
 
-        try:
-            graph = onnx.load_model(str(path)).graph
-        except Exception as error:  # protobuf's own, among others
-            raise ModelError(f"{path} cannot be read as an ONNX file: {error}") from error
+        graph = read_onnx(path).graph
         self._constants = {
             tensor.name: _on(device, numpy_helper.to_array(tensor)) for tensor in graph.initializer
         }

@@ -10,7 +10,7 @@ import numpy as np
 
 from vafer.container import open_container, packets, refusal, unusable, video_stream
 from vafer.errors import counted, display_path, why_unreadable
-from vafer.matroska import what_is_missing
+from vafer.matroska import fault_of_matroska
 from vafer.mp4 import fault_of_mp4
 from vafer.pictures import is_picture, pictures_of, read_picture
 
@@ -153,6 +153,8 @@ def _probe_video(path: Path) -> VideoInfo:
             # keyframes, is no frame: ffprobe and every player count from there.
             known = [pts for pts in known if pts >= first_pts]
         pts = None if None in times else np.sort(np.array(known, np.int64))
+        if pts is not None and n_restarts:
+            pts = np.unique(pts)  # parts that were joined share times: one frame of each is kept
 
         width, height = stream.codec_context.width, stream.codec_context.height
         if width < 1 or height < 1:
@@ -257,10 +259,10 @@ def _damage(
     if n_packets < n_header:
         return f"{n_packets} of {n_header} packets promised by the header are there"
     size = path.stat().st_size
-    if "matroska" in container and (missing := what_is_missing(path)):
-        return missing
-    if "mp4" in container and (fault := fault_of_mp4(path)) and fault.n_whole:
-        return fault.found  # of what fragments hold, the header promises nothing
+    if "matroska" in container and (fault := fault_of_matroska(path)):
+        return fault
+    if "mp4" in container and (of_mp4 := fault_of_mp4(path)) and of_mp4.n_whole:
+        return of_mp4.found  # of what fragments hold, the header promises nothing
     if container == "mpegts" and size % 188 and size % 192 and size % 204:
         return "the last transport packet breaks off"
     if n_bad:

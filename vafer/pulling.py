@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from vafer.download import download, in_one_line, sha256
@@ -18,14 +19,21 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
     ModelError.
     """
     files = item.files
+    target = cache / item.name / item.file_name
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        opened = tempfile.TemporaryDirectory(dir=cache, prefix=f".{item.name}-")
+    except OSError as error:
+        raise ModelError(
+            f"{cache}: nothing can be kept there: {(error.strerror or str(error)).lower()}. Let "
+            "$XDG_CACHE_HOME name a folder that can be written"
+        ) from error
     on_notice(
         f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). Downloading "
         f"{item.n_bytes / 1e6:.0f} MB from {' and '.join(file.url for file in files)}"
     )
-    target = cache / item.name / item.file_name
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{item.name}-") as folder:
+        with opened as folder:
             downloaded = [Path(folder) / PurePosixPath(file.url).name for file in files]
             for file, path in zip(files, downloaded, strict=True):
                 download(file, path)
@@ -38,6 +46,8 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
         problem = str(error)
     except (OSError, zipfile.BadZipFile) as error:
         problem = f"{files[0].url}: {in_one_line(error)}"
+    with suppress(OSError):  # where it is not empty
+        cache.rmdir()
     raise ModelError(f"{problem}. Nothing was kept. To fetch it by hand, {item.by_hand(target)}")
 
 

@@ -4,17 +4,16 @@ import numpy as np
 
 from vafer.faces import Detector, Faces
 from vafer.mosaic import SAME
-from vafer.remote import PACKS
 from vafer.tracks import box_distance
 
 REMEMBERED_S = 0.5  # how long a face is looked for where it was last seen
 FULL_EVERY_S = 0.4  # how long a face that comes in while others are there may be overlooked
 FULL_EVERY_FRAMES = 8
-# SHA-256 of detectors that find nearly the same this way: 98 % of the faces, 1 % others, valence
-# and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
+# SHA-256 of the weights of detectors that find nearly the same this way: 98 % of the faces, 1 %
+# others, valence and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
-    PACKS["buffalo_s"].file_sha256,  # SCRFD-500M
-    "d2b108f01dedff56d62a53c87ce6605f6f37383fea7fd03bab2be5f3211df5d5",  # vafer-faces
+    "87212fb071b7fde095542066a5cf917db292178fcde798dc4def6573c7bff583",  # vafer-faces
+    "dd97927cf84785674c0826dbb0c25f6096c2ce3e2e03c1a1d09b21727b4163c2",  # SCRFD-500M
 }
 
 

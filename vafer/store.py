@@ -23,6 +23,15 @@ DEFAULT_DETECTOR = "vafer-faces"
 
 Origin = Literal["embedded", "cached", "file"]
 
+_OF_PYTORCH = (
+    "PyTorch's file, expected a .safetensors file that vafer wrote; vafer models convert makes one "
+    "of an encoder and a regressor of CAF's authors"
+)
+_NO_MODELS = {  # what is said of a file given as a model, by its ending
+    ".onnx": "a detector, not a model: give it with --detector",
+    **dict.fromkeys((".pt", ".pth", ".t7"), _OF_PYTORCH),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -88,10 +97,12 @@ def choose_model(name_or_path: str | Path | None, *, on_notice: Callable[[str], 
     if pair := PAIRS.get(wanted):
         return Choice(wanted, cached(pair) or _pulled(pair, on_notice), "cached")
     if name_or_path is not None and (file := _file(wanted)):
+        if problem := _NO_MODELS.get(file.suffix):
+            raise ModelError(f"{wanted}: {problem}")
         return Choice(file.stem, file, "file")
     names = ", ".join(embedded_models()) or "none in this installation"
     raise ModelError(
-        f"{wanted}: {_missing(wanted, 'model')}; give the path of a .safetensors file, the name "
+        f"{_missing(wanted, 'model')}; give the path of a .safetensors file, the name "
         f"of an embedded model ({names}), or of one to pull ({_sizes(PAIRS.values())})"
     )
 
@@ -117,10 +128,12 @@ def choose_detector(name_or_path: str | Path | None, *, on_notice: Callable[[str
     if pack := PACKS.get(wanted):
         return Choice(wanted, cached(pack) or _pulled(pack, on_notice), "cached")
     if file := _file(wanted):
+        if file.suffix == ".safetensors":
+            raise ModelError(f"{wanted} is a model, not a detector: give it with --model")
         return Choice(file.stem, file, "file")
     names = ", ".join(embedded_detectors()) or "none in this installation"
     raise ModelError(
-        f"{wanted}: {_missing(wanted, 'detector')}; give the path of an ONNX file, the name of an "
+        f"{_missing(wanted, 'detector')}; give the path of an ONNX file, the name of an "
         f"embedded detector ({names}), or of an InsightFace pack: {_sizes(PACKS.values())}"
     )
 
@@ -133,7 +146,8 @@ def pull_named(name: str, *, on_notice: Callable[[str], None]) -> tuple[Path, bo
     item = remote(name)
     if item is None:
         known = _sizes([*PAIRS.values(), *PACKS.values()])
-        raise UsageError(f"{name}: nothing of that name can be pulled; known are {known}")
+        why = "a file needs no pull" if _file(name) else "nothing of that name can be pulled"
+        raise UsageError(f"{name or repr(name)}: {why}; known are {known}")
     found = cached(item)
     return (found, False) if found else (_pulled(item, on_notice), True)
 
@@ -154,7 +168,7 @@ def cached(item: Pack | Pair) -> Path | None:
             raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
         if problem:
             raise ModelError(
-                f"{path}: {problem}: damaged, or not the one of {item.name}. Delete it and run "
+                f"{path} is not that of {item.name}, or damaged: {problem}. Delete it and run "
                 f"vafer models pull {item.name}; to use it as it is, give its path"
             )
         return path
@@ -177,19 +191,21 @@ def _damage(item: Pack | Pair, path: Path) -> str | None:
         return (
             None if found == item.file_sha256 else f"SHA-256 {found}, expected {item.file_sha256}"
         )
-    from vafer.model import load_model, weights_sha256  # which imports PyTorch
+    from vafer.model import load_model  # which imports PyTorch
 
     try:
         model = load_model(path)
     except ModelError as error:
-        return str(error)
+        return str(error).removeprefix(str(path)).lstrip(": ").rstrip(".")
     blobs = model.card.training.get("git_blob_ids")
     expected = {"encoder": item.encoder_blob, "regressor": item.regressor_blob}
     if blobs != expected:
-        return f"made from git blobs {blobs}, expected {expected}"
-    found = weights_sha256(model.net.state_dict())
-    promised = model.card.training.get("weights_sha256")
-    return None if found == promised else f"weights of SHA-256 {found}, expected {promised}"
+        made = " and ".join(blobs.values()) if isinstance(blobs, dict) else "none"
+        return (
+            f"it calls itself {model.card.name}, made from git blobs {made}, expected "
+            f"{' and '.join(expected.values())}"
+        )
+    return None
 
 
 def _pulled(item: Pack | Pair, on_notice: Callable[[str], None]) -> Path:
@@ -209,16 +225,19 @@ def _file(wanted: str) -> Path | None:
 
 
 def _missing(wanted: str, kind: str) -> str:
+    """What there is of that name instead."""
     path = PurePath(wanted)
+    if not wanted:
+        return f"an empty name for a {kind}"
     if Path(wanted).is_dir():
-        return f"is a folder, not a {kind} file"
+        return f"{wanted} is a folder, not a {kind} file"
     for other, names in (
         ("model", {*PAIRS, *embedded_models()}),
         ("detector", {*PACKS, *embedded_detectors()}),
     ):
         if wanted in names:  # never of this kind: those have been found
-            return f"is a {other}, not a {kind}"
-    return f"no such {'file' if path.suffix or len(path.parts) > 1 else kind}"
+            return f"{wanted} is a {other}, not a {kind}"
+    return f"{wanted}: no such {'file' if path.suffix or len(path.parts) > 1 else kind}"
 
 
 def _sizes(items: Iterable[Pack | Pair]) -> str:
