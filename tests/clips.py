@@ -20,6 +20,7 @@ X264_B = (
     *("-bf", "2", "-g", "12", "-sc_threshold", "0"),
 )
 """With B-frames and a keyframe every 12 frames."""
+MPEG2 = ("-c:v", "mpeg2video", "-q:v", "3")
 VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-pix_fmt", "yuv420p")
 
 
@@ -125,7 +126,7 @@ RECIPES: dict[str, Callable[[Path], object]] = {
         *("-x265-params", "log-level=none"),
     ),
     "mpeg4.avi": lambda path: make(path, "-c:v", "mpeg4", "-q:v", "3"),
-    "mpeg2.mpg": lambda path: make(path, "-c:v", "mpeg2video", "-q:v", "3"),
+    "mpeg2.mpg": lambda path: make(path, *MPEG2),
     "wmv2.wmv": lambda path: make(path, "-c:v", "wmv2", "-q:v", "3"),
     "full_range.mp4": lambda path: make(
         path, "-vf", "scale=out_range=full", "-color_range", "pc", "-colorspace", "bt709", *X264

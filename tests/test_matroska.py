@@ -71,7 +71,6 @@ def test_what_follows_a_whole_one_is_no_damage(trailer: bytes, live: bytes, tmp_
     assert fault(tmp_path / "a.mkv", live + trailer) is None
     whole = clips.clip("b.mkv").read_bytes()
     assert fault(tmp_path / "b.mkv", whole + trailer) is None
-    assert fault(tmp_path / "b.mkv", whole + live[: len(live) // 2]) is None
 
 
 def test_a_size_in_the_header_is_believed(tmp_path: Path) -> None:
@@ -124,3 +123,29 @@ def test_what_is_no_matroska_has_no_fault(tmp_path: Path) -> None:
     assert fault(tmp_path / "a.mkv", b"") is None
     assert fault(tmp_path / "a.mkv", clips.clip("b.mp4").read_bytes()) is None
     assert fault_of_matroska(tmp_path / "not there.mkv") is None
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_cluster_of_another_size_is_damage(grows: bool, tmp_path: Path) -> None:
+    path = tmp_path / "whole.mkv"
+    clips.copy("b.mkv", path, "-cluster_time_limit", "500")
+    whole = path.read_bytes()
+    first = whole.index(CLUSTER)
+    second = whole.index(CLUSTER, first + 1)
+    third = whole.index(CLUSTER, second + 1)
+    n_size = 9 - whole[first + 4].bit_length()
+    block = whole.rindex(b"\xa3", first, second - 100)
+    inside = first + 4 + n_size
+    new = (third if grows else block) - inside
+    size = (new | 1 << 7 * n_size).to_bytes(n_size, "big")
+    assert fault(path, whole) is None
+    said = fault(path, whole[: first + 4] + size + whole[inside:])
+    assert said == f"it is damaged from byte {second if grows else block:,} on"
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_files_joined_byte_by_byte_are_told(n: int, live: bytes, tmp_path: Path) -> None:
+    for whole in (live, clips.clip("b.mkv").read_bytes()):
+        said = fault(tmp_path / "a.mkv", n * whole)
+        assert said is not None
+        assert said.startswith(f"from byte {len(whole):,} on there is another file")

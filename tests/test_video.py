@@ -242,6 +242,30 @@ def test_timestamps_that_begin_again_are_named(
     assert re.match(r"its timestamps go back at \d places?, as where files were", reader.damage)
 
 
+@pytest.mark.parametrize("suffix", ["ts", "mpg"])
+def test_joined_parts_with_times_of_their_own_come_in_the_order_of_time(
+    suffix: str, tmp_path: Path
+) -> None:
+    parts = []
+    for start, n in ((0, 24), (10, 48), (0, 48)):
+        part = tmp_path / f"{start}.{suffix}"
+        clips.make(part, *clips.MPEG2, "-output_ts_offset", str(start), n=n)
+        parts.append(part.read_bytes())
+    joined = tmp_path / f"joined.{suffix}"
+    joined.write_bytes(parts[1] + parts[2])
+    frames, reader = read(joined)
+    assert indices(frames) == list(range(48, 96))  # those of the second part lie before
+    assert numbers(frames) == list(range(48))
+    assert reader.damage is not None
+    assert reader.damage.startswith("its timestamps go back at 1 place")
+    joined.write_bytes(b"".join(parts))
+    frames, _ = read(joined, end_s=1.0)
+    assert indices(frames) == numbers(frames) == list(range(len(frames)))
+    assert len(frames) in (23, 24)  # of a program stream libav guesses times, a frame off
+    with pytest.raises(VideoError, match=r"no frame of this .*\(its timestamps go back at 1"):
+        read(joined, start_s=1.2, end_s=1.8)
+
+
 @pytest.mark.parametrize("index", [24, 28, 33])  # a keyframe: the decoder then loses the order
 def test_damage_does_not_shift_what_follows(index: int, tmp_path: Path) -> None:
     path = spoil(clips.clip("b.mp4"), tmp_path / "spoilt.mp4", index, keep=0)
@@ -424,6 +448,22 @@ def test_seeking_gives_the_frames_that_decoding_all_gives(
     assert [frame.pts for frame in frames] == info.pts[start:].tolist()
     assert reader.damage is None
     assert reader.n_frames == 120 - start
+
+
+def test_a_program_stream_is_not_sought(tmp_path: Path) -> None:
+    path = tmp_path / "long.mpg"
+    clips.make(path, "-c:v", "mpeg1video", "-q:v", "3", "-bf", "2", n=120)
+    frames, reader = read(path, start_s=2.1, end_s=2.5)
+    assert indices(frames) == numbers(frames) == list(range(51, 60))
+    assert reader.damage is None
+
+
+def test_frames_with_one_time_have_a_place_each(tmp_path: Path) -> None:
+    path = clips.make(tmp_path / "long.mpg", *clips.MPEG2, n=240)
+    frames, reader = read(path)
+    assert len({frame.pts for frame in frames}) < 240  # libav guesses most of a program stream's
+    assert indices(frames) == numbers(frames) == list(range(240))
+    assert reader.damage is None
 
 
 def test_a_seek_that_lands_wrong_is_decoded_from_the_beginning(

@@ -161,8 +161,9 @@ def annotate(
         on_notice(describe_choice([chosen_model], chosen_detector))
     face_detector = Detector(chosen_detector.path, detection, device=torch_device)
     if detect == "auto":
-        agrees = weights_sha256(chosen_detector.path) in AGREES
-        detect = "search" if face_detector.device == "cpu" and agrees else "full"
+        on_cpu = face_detector.device == "cpu"
+        agrees = on_cpu and weights_sha256(chosen_detector.path) in AGREES
+        detect = "search" if agrees else "full"
     pipeline = Pipeline(
         face_detector,
         load_model(chosen_model.path, device=torch_device),

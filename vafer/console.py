@@ -368,7 +368,7 @@ def show_info(info: "Info") -> None:
     for name, text in info.facts.items():
         for i, line in enumerate(text.splitlines() or [""]):
             stdout.print(f"{'' if i else name:{width}}  {_printable(line)}", markup=False)
-    metrics = {k: v for k, v in info.metrics.items() if not (info.text and _is_table(v))}
+    metrics = _without_tables(info.metrics) if info.text else info.metrics
     for title, values in (("training", info.training), ("metrics", metrics)):
         if values:
             stdout.print(f"\n{title}", style="bold")
@@ -388,6 +388,14 @@ def show_card(info: "Info") -> None:
         stdout.print(Markdown(text, hyperlinks=False), soft_wrap=False)
     else:
         stdout.print(text, markup=False)
+
+
+def _without_tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_tables(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if not _is_table(value)
+    }
 
 
 def _tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:

@@ -38,7 +38,9 @@ def decode(
             next_index, is_landed = index, True
         if index is None:
             index = max(held, default=next_index - 1) + 1
-        while index in held:  # two frames with one pts
+        while (index in held or index < next_index) and _is_shared(info.pts, index):
+            index += 1  # of frames with one pts each has a place
+        while index in held:
             index += 1
         if index < next_index:
             on_failure(frame.pts)
@@ -90,6 +92,11 @@ def _place(pts: np.ndarray | None, tick: int | None) -> int | None:
         return None
     index = int(pts.searchsorted(tick))
     return index if index < len(pts) and pts[index] == tick else None
+
+
+def _is_shared(pts: np.ndarray | None, index: int) -> bool:
+    """Whether the next index has the same pts."""
+    return pts is not None and index + 1 < len(pts) and bool(pts[index] == pts[index + 1])
 
 
 def decodes_cleanly(info: VideoInfo, n_frames: int, *, n_threads: int = 0) -> bool:

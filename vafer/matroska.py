@@ -6,17 +6,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 _EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-_KINDS = (
-    "1a45dfa3 18538067 bf ec"  # EBML, Segment; CRC-32, Void
-    " 114d9b74 1549a966 1654ae6b 1c53bb6b 1941a469 1043a770 1254c367 1f43b675"  # in a Segment
-    " e7 5854 a7 ab a3 a0 af"  # in a Cluster
-)
-_KNOWN = frozenset(  # and what of an id is left where a file ends within it
-    kind[: n + 1] for kind in map(bytes.fromhex, _KINDS.split()) for n in range(len(kind))
+
+
+def _ids(text: str) -> frozenset[bytes]:
+    """Ids, and what is left of them where a file ends within one."""
+    ids = map(bytes.fromhex, text.split())
+    return frozenset(kind[: n + 1] for kind in ids for n in range(len(kind)))
+
+
+_ANYWHERE = _ids("bf ec")  # CRC-32, Void
+_IN_CLUSTER = _ids("e7 5854 a7 ab a3 a0 af")
+_OUTSIDE = _ids(
+    "1a45dfa3 18538067 114d9b74 1549a966 1654ae6b 1c53bb6b 1941a469 1043a770 1254c367 1f43b675"
 )
 _LONGEST_HEAD = 12  # bytes: an id of up to four, a size of up to eight
 _LONGEST_TRAILER = 1024  # bytes after a live recording that are no damage
-_MAX_ELEMENTS = 10_000_000  # that are looked at, within ten seconds: a day of a live recording
+_MAX_ELEMENTS = 10_000_000  # that are looked at: a day of a live recording
 
 
 def fault_of_matroska(path: Path) -> str | None:
@@ -37,16 +42,21 @@ def fault_of_matroska(path: Path) -> str | None:
 
 def _fault(file_no: int, size: int) -> str | None:
     at = 0
+    in_cluster = False
     segment_end = cluster_end = math.inf  # as long as they are not known
     for _ in range(_MAX_ELEMENTS):
         head = os.pread(file_no, _LONGEST_HEAD, at)
+        if at and head.startswith(_EBML):
+            return (
+                f"from byte {at:,} on there is another file, joined to it: annotate each by itself"
+            )
         if not head or at == segment_end:
-            return None  # what follows a whole Segment is not looked at
+            return None  # what else follows a whole Segment is not looked at
         if at >= cluster_end:
-            cluster_end = math.inf
+            in_cluster, cluster_end = False, math.inf
         parent_end = min(segment_end, cluster_end)
         element = _element(head)
-        if element is None or (element.kind not in _KNOWN and parent_end == math.inf):
+        if element is None or not _fits(element.kind, in_cluster, parent_end):
             is_trailer = parent_end == math.inf and size - at <= _LONGEST_TRAILER
             return None if is_trailer else f"it is damaged from byte {at:,} on"
         inside = at + element.n_head
@@ -60,10 +70,19 @@ def _fault(file_no: int, size: int) -> str | None:
         if element.kind == _SEGMENT:
             at, segment_end = inside, end if element.n_data else math.inf
         elif element.kind == _CLUSTER:
-            at, cluster_end = inside, end if element.n_data else math.inf
+            at, in_cluster, cluster_end = inside, True, end if element.n_data else math.inf
         else:
-            at = end
+            at, in_cluster = end, in_cluster and element.kind not in _OUTSIDE
     return None
+
+
+def _fits(kind: bytes, in_cluster: bool, parent_end: float) -> bool:
+    """Whether an element may stand there; one that is not known may where its parent has a size."""
+    if kind in _OUTSIDE:
+        return not in_cluster or parent_end == math.inf  # which ends a Cluster without a size
+    if kind in _IN_CLUSTER:
+        return in_cluster
+    return kind in _ANYWHERE or parent_end < math.inf
 
 
 class _Element(NamedTuple):

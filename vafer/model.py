@@ -133,7 +133,8 @@ def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        values = weight.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()
 
 
@@ -142,7 +143,7 @@ def read_card(path: Path) -> ModelCard:
 
     Raises ModelError when the file is missing, damaged, foreign or newer than this vafer.
     """
-    return _parse_card(path, _read_metadata(path))
+    return _parse_card(path, read_metadata(path))
 
 
 def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
@@ -170,7 +171,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    promised = _read_metadata(path).get(WEIGHTS_KEY)
+    promised = read_metadata(path).get(WEIGHTS_KEY)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -179,7 +180,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if promised and (found := weights_sha256(weights)) != promised:
         raise ModelError(
             f"{path} is damaged, or was changed: its weights have SHA-256 {found}, expected "
-            f"{promised}. Copy it again"
+            f"{promised}"
         )
     return weights
 
@@ -188,7 +189,8 @@ def _at_full_precision(weight: torch.Tensor) -> torch.Tensor:
     return weight.float() if weight.is_floating_point() else weight
 
 
-def _read_metadata(path: Path) -> Mapping[str, str]:
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """What a safetensors file holds besides weights. Raises ModelError when it is none."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -22,8 +22,8 @@ def read_onnx(path: Path, *, with_weights: bool = True) -> "onnx.ModelProto":
         model = onnx.load_model(str(path), load_external_data=with_weights)
     except Exception as error:  # protobuf's own, among others
         raise ModelError(
-            f"{path} cannot be read as an ONNX file: it is damaged, or of another kind "
-            f"({' '.join(str(error).split())}). {expected}"
+            f"{path} cannot be read as an ONNX file: it is damaged, or of another kind, or a part "
+            f"that lies beside it is missing ({' '.join(str(error).split())}). {expected}"
         ) from error
     if not model.graph.node:
         found = "is empty" if path.stat().st_size == 0 else "is an ONNX file without a network"
@@ -40,7 +40,12 @@ def weights_sha256(path: Path) -> str:
 
     digest = hashlib.sha256()
     for weight in sorted(read_onnx(path).graph.initializer, key=lambda weight: weight.name):
-        values = numpy_helper.to_array(weight)
+        try:
+            values = numpy_helper.to_array(weight)
+        except Exception as error:  # NumPy's and onnx's own, among others
+            raise ModelError(
+                f"{path}: its weights {weight.name} cannot be read: {error}"
+            ) from error
         digest.update(f"{weight.name} {values.dtype} {values.shape}\n".encode())
         digest.update(values.tobytes())
     return digest.hexdigest()

@@ -55,6 +55,7 @@ class VideoInfo:
     damage: str | None
     decoder: str  # planned: "decord", "pyav" or "pictures"
     is_counted: bool = False  # the n-th frame decoded has the n-th pts, whatever the decoder says
+    can_seek: bool = True  # after a seek, frames have the pts that they have without one
     pixel_aspect: float = 1.0  # width of a pixel to its height, as displayed, after rotation
 
     def __post_init__(self) -> None:
@@ -148,7 +149,7 @@ def _probe_video(path: Path) -> VideoInfo:
 
         rotation, first_pts = _first_frame(path)
         known = [pts for pts in times if pts is not None]
-        if first_pts is not None and not is_counted:
+        if first_pts is not None and not is_counted and not n_restarts:
             # What precedes the first frame that decodes, as where a recording was cut between
             # keyframes, is no frame: ffprobe and every player count from there.
             known = [pts for pts in known if pts >= first_pts]
@@ -196,6 +197,8 @@ def _probe_video(path: Path) -> VideoInfo:
             damage=damage,
             decoder="decord" if decord_serves else "pyav",
             is_counted=is_counted,
+            # MPEG program streams store some timestamps; libav's guesses hang on where it began
+            can_seek=not is_counted and container_name != "mpeg",
             pixel_aspect=_pixel_aspect(stream, rotation),
         )
 

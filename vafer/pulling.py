@@ -4,7 +4,6 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from vafer.download import download, in_one_line, sha256
@@ -28,12 +27,12 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
             f"{cache}: nothing can be kept there: {(error.strerror or str(error)).lower()}. Let "
             "$XDG_CACHE_HOME name a folder that can be written"
         ) from error
-    on_notice(
-        f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). Downloading "
-        f"{item.n_bytes / 1e6:.0f} MB from {' and '.join(file.url for file in files)}"
-    )
     try:
         with opened as folder:
+            on_notice(
+                f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). Downloading "
+                f"{item.n_bytes / 1e6:.0f} MB from {' and '.join(file.url for file in files)}"
+            )
             downloaded = [Path(folder) / PurePosixPath(file.url).name for file in files]
             for file, path in zip(files, downloaded, strict=True):
                 download(file, path)
@@ -46,8 +45,6 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
         problem = str(error)
     except (OSError, zipfile.BadZipFile) as error:
         problem = f"{files[0].url}: {in_one_line(error)}"
-    with suppress(OSError):  # where it is not empty
-        cache.rmdir()
     raise ModelError(f"{problem}. Nothing was kept. To fetch it by hand, {item.by_hand(target)}")
 
 

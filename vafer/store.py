@@ -97,7 +97,7 @@ def choose_model(name_or_path: str | Path | None, *, on_notice: Callable[[str], 
     if pair := PAIRS.get(wanted):
         return Choice(wanted, cached(pair) or _pulled(pair, on_notice), "cached")
     if name_or_path is not None and (file := _file(wanted)):
-        if problem := _NO_MODELS.get(file.suffix):
+        if problem := _NO_MODELS.get(file.suffix.lower()):
             raise ModelError(f"{wanted}: {problem}")
         return Choice(file.stem, file, "file")
     names = ", ".join(embedded_models()) or "none in this installation"
@@ -128,7 +128,7 @@ def choose_detector(name_or_path: str | Path | None, *, on_notice: Callable[[str
     if pack := PACKS.get(wanted):
         return Choice(wanted, cached(pack) or _pulled(pack, on_notice), "cached")
     if file := _file(wanted):
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             raise ModelError(f"{wanted} is a model, not a detector: give it with --model")
         return Choice(file.stem, file, "file")
     names = ", ".join(embedded_detectors()) or "none in this installation"
@@ -168,7 +168,7 @@ def cached(item: Pack | Pair) -> Path | None:
             raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
         if problem:
             raise ModelError(
-                f"{path} is not that of {item.name}, or damaged: {problem}. Delete it and run "
+                f"{path} is not that of {item.name}, or not whole: {problem}. Delete it and run "
                 f"vafer models pull {item.name}; to use it as it is, give its path"
             )
         return path
@@ -191,16 +191,18 @@ def _damage(item: Pack | Pair, path: Path) -> str | None:
         return (
             None if found == item.file_sha256 else f"SHA-256 {found}, expected {item.file_sha256}"
         )
-    from vafer.model import load_model  # which imports PyTorch
+    from vafer.model import WEIGHTS_KEY, load_model, read_metadata  # which imports PyTorch
 
     try:
         model = load_model(path)
+        if WEIGHTS_KEY not in read_metadata(path):
+            return "it does not say what SHA-256 its weights have"
     except ModelError as error:
-        return str(error).removeprefix(str(path)).lstrip(": ").rstrip(".")
+        return str(error).removeprefix(f"{path} ").rstrip(".")
     blobs = model.card.training.get("git_blob_ids")
     expected = {"encoder": item.encoder_blob, "regressor": item.regressor_blob}
     if blobs != expected:
-        made = " and ".join(blobs.values()) if isinstance(blobs, dict) else "none"
+        made = " and ".join(map(str, blobs.values())) if isinstance(blobs, dict) else "none"
         return (
             f"it calls itself {model.card.name}, made from git blobs {made}, expected "
             f"{' and '.join(expected.values())}"

@@ -182,7 +182,7 @@ class VideoReader:
         attempts = [(0, 1)]
         if pts is not None:
             is_far = info.time(int(pts[goal])) - info.time(int(pts[0])) > SEEK_FROM_S
-            self._next = goal = goal if is_far and not info.is_counted else self._next
+            self._next = goal = goal if is_far and info.can_seek else self._next
             attempts = [*dict.fromkeys([(goal, self._n_threads), (0, 1)])]
 
         first = max(goal, self._first)  # frame that is asked for
@@ -212,7 +212,8 @@ class VideoReader:
                 return
         if not self.n_frames:
             found = f"no frame of this {info.codec} stream can be decoded"
-            raise unusable(info.path, found, "copy it again")
+            why = f" ({info.damage})" if info.damage else ""
+            raise unusable(info.path, f"{found}{why}", "copy it again")
 
 
 def _index_at(info: VideoInfo, time_s: float | None) -> int:
