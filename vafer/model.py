@@ -7,7 +7,7 @@ Recognition", AAAI 2021. The critic exists in training only and is never in a mo
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ from vafer.files import write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "vafer"
-WEIGHTS_KEY = "weights_sha256"
 Backbone = Literal["alexnet", "resnet18"]
 
 
@@ -70,7 +69,8 @@ class ModelCard:
     """What a model file says of itself besides its weights; all of it fits into JSON.
 
     training: data sets, folds and hashed subject ids, procedure. metrics: held-out scores, by set.
-    text: the card for people, Markdown; empty where nobody wrote one.
+    text: the card for people, Markdown; empty where nobody wrote one. weights_sha256: of those in
+    the file, see the function; empty before they were saved, and in files of development versions.
     """
 
     name: str
@@ -81,6 +81,7 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
     text: str = ""
+    weights_sha256: str = ""
 
 
 class Model:
@@ -113,17 +114,16 @@ def save_model(
     """Write network and card as one safetensors file, atomically. dtype: of the stored weights."""
     from safetensors.torch import save
 
-    metadata = {"format_version": FORMAT_VERSION, **asdict(card)}
     weights = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
         for name, value in net.state_dict().items()
     }
+    card = replace(card, weights_sha256=weights_sha256(weights))
+    metadata = {"format_version": FORMAT_VERSION, **asdict(card)}
     data = save(
         {name: value.contiguous() for name, value in weights.items()},
-        metadata={
-            METADATA_KEY: json.dumps(metadata, sort_keys=True),
-            WEIGHTS_KEY: weights_sha256(weights),
-        },
+        # one entry alone: safetensors writes several in any order
+        metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)},
     )
     write_whole(path, lambda file: file.write_bytes(data))
 
@@ -143,7 +143,7 @@ def read_card(path: Path) -> ModelCard:
 
     Raises ModelError when the file is missing, damaged, foreign or newer than this vafer.
     """
-    return _parse_card(path, read_metadata(path))
+    return _parse_card(path, _read_metadata(path))
 
 
 def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
@@ -171,12 +171,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    promised = read_metadata(path).get(WEIGHTS_KEY)
+    promised = read_card(path).weights_sha256
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: its weights cannot be read: {error}") from error
-    # files of development versions before 0.1.0 promise nothing
     if promised and (found := weights_sha256(weights)) != promised:
         raise ModelError(
             f"{path} is damaged, or was changed: its weights have SHA-256 {found}, expected "
@@ -189,8 +188,7 @@ def _at_full_precision(weight: torch.Tensor) -> torch.Tensor:
     return weight.float() if weight.is_floating_point() else weight
 
 
-def read_metadata(path: Path) -> Mapping[str, str]:
-    """What a safetensors file holds besides weights. Raises ModelError when it is none."""
+def _read_metadata(path: Path) -> Mapping[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
