@@ -47,7 +47,7 @@ from scipy.stats import chi2
 from vafer.errors import VaferError
 from vafer.faces import Detector, Faces
 from vafer.files import write_json
-from vafer.onnx_file import weights_sha256
+from vafer.onnx_file import onnx_weights_sha256
 from vafer.options import DetectorOptions, Sampling
 from vafer.pictures import PICTURE_SUFFIXES, read_picture
 from vafer.probe import probe
@@ -401,6 +401,7 @@ def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
         sources["own pictures"] = pictures_in(arguments.face_free)
     rows = []
     sums = {name: np.zeros(2, int) for name in detectors}
+    of_pictures = {name: np.zeros(2, int) for name in detectors}  # without the recording
     for source, pictures in sources.items():
         found: dict[str, list[tuple[float, str]]] = {name: [] for name in detectors}
         n_pictures = 0
@@ -414,11 +415,15 @@ def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
             margin = ", ".join(f"{score:.2f} {picture}" for score, picture in largest)
             rows.append([*false_cells(source, name, n_false, n_pictures), margin or f"< {LOW}"])
             sums[name] += n_false, n_pictures
+            if source != NO_FACE:
+                of_pictures[name] += n_false, n_pictures
             if name == arguments.candidate.stem:
                 per_100, between = rates(n_false, n_pictures)
                 summaries[source] = {"false_per_100": per_100, "false_per_100_ci": between}
                 summaries[source] |= {"false": n_false, "pictures": n_pictures}
     rows += [[*false_cells("all", name, *sums[name]), ""] for name in detectors]
+    of_all_else = "all but the recording"
+    rows += [[*false_cells(of_all_else, name, *of_pictures[name]), ""] for name in detectors]
     header = ["where", "pictures", "detector", "false faces", "per 100", "95 %", "largest scores"]
     table("False faces of any size", header, rows)
     return summaries
@@ -638,7 +643,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # insightface warns about its dependencies
     try:
         metrics: dict[str, Any] = {
-            role: {"name": path.stem, "weights_sha256": weights_sha256(path)}
+            role: {"name": path.stem, "weights_sha256": onnx_weights_sha256(path)}
             for role, path in (
                 ("candidate", arguments.candidate),
                 ("reference", arguments.reference),

@@ -32,12 +32,12 @@ from train.config import DataConfig, read_config
 from train.data import FaceSet
 from train.feed import Feed
 from train.sets import EXPRESSION_NORMS, NO_IDENTITY, load_split
-from vafer import onnx_file
 from vafer.crops import GREY_WEIGHTS
 from vafer.faces import Detector
 from vafer.labelled import detect_near
 from vafer.metrics import DIMENSIONS, scores
 from vafer.model import Model, load_model, read_weights, weights_sha256
+from vafer.onnx_file import onnx_weights_sha256
 from vafer.scoring import score
 from vafer.store import find_model
 
@@ -442,7 +442,7 @@ def main() -> None:
         "model": {"name": model.card.name, "weights_sha256": weights_sha256(read_weights(path))},
         "detector": {
             "name": arguments.detector.stem,
-            "weights_sha256": onnx_file.weights_sha256(arguments.detector),
+            "weights_sha256": onnx_weights_sha256(arguments.detector),
         },
     }
     for name, heading, rows in all_figures(arguments, model):

@@ -14,6 +14,8 @@ import onnx
 import pytest
 import torch
 from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tests.servers import Server, serving
@@ -22,7 +24,7 @@ from vafer.catalogue import detector_card, entries, info, short_scores
 from vafer.cli import app
 from vafer.convert import ENCODER, REGRESSOR
 from vafer.errors import ModelError, UsageError
-from vafer.model import AVNet, load_model, save_model
+from vafer.model import AVNet, load_model, read_weights, save_model
 
 
 def saved(state: dict[str, torch.Tensor]) -> bytes:
@@ -167,6 +169,19 @@ def test_a_cached_model_with_a_flipped_weight_is_refused(
         store.find_model("caf-alexnet")
     with pytest.raises(ModelError, match="damaged, or was changed: its weights have SHA-256"):
         load_model(path)
+
+
+def test_a_cached_model_that_cannot_be_checked_is_refused(
+    server: Server, pair: remote.Pair
+) -> None:
+    path = store.find_model("caf-alexnet")
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["vafer"])
+    del card["weights_sha256"]  # as in files of development versions
+    save_file(read_weights(path), path, {"vafer": json.dumps(card)})
+    assert not load_model(path).card.weights_sha256
+    with pytest.raises(ModelError, match=r"does not say what SHA-256 .*Delete it and run"):
+        store.find_model("caf-alexnet")
 
 
 def test_another_model_in_the_place_of_a_cached_one_is_named(

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -412,6 +413,10 @@ def test_info_shows_intervals_and_the_length_of_long_lists(untrained: Path, tmp_
     ):
         assert f"{line}\n" in stdout
     assert run("models", "info", "nonesuch")[0] == 2
+    save_model(tmp_path / "m.safetensors", model.net, replace(card, text="# In words"))
+    _, stdout, _ = run("models", "info", tmp_path / "m.safetensors")
+    assert "ccc 0.512" in stdout
+    assert "by_group" not in stdout  # which the card has
 
 
 def test_pull_says_what_need_not_be_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

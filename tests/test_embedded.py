@@ -12,7 +12,7 @@ import vafer
 from vafer.catalogue import detector_card
 from vafer.faces import Detector
 from vafer.labelled import overlap
-from vafer.onnx_file import weights_sha256
+from vafer.onnx_file import onnx_weights_sha256
 from vafer.options import Sampling
 from vafer.probe import probe
 from vafer.search import AGREES
@@ -72,4 +72,4 @@ def test_without_a_name_the_embedded_two_are_used_said_and_recorded(sample: Path
 
 
 def test_whoever_replaces_the_detector_compares_full_and_search_anew(path: Path) -> None:
-    assert weights_sha256(path) in AGREES  # see docs/performance.md
+    assert onnx_weights_sha256(path) in AGREES  # see docs/performance.md

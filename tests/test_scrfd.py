@@ -94,6 +94,9 @@ def test_what_cannot_be_run_is_refused_when_it_is_loaded(tmp_path: Path) -> None
     path = tmp_path / "a.onnx"
     with pytest.raises(ModelError, match="cannot be read as an ONNX file"):
         Graph(path)
+    path.touch()
+    with pytest.raises(ModelError, match=r"a\.onnx is empty\. Expected a face detector"):
+        Graph(path)
     with pytest.raises(ModelError, match="has the operator Tanh"):
         Graph(a_graph(path, helper.make_node("Tanh", ["x"], ["y"]), sides=("h", "w")))
     with pytest.raises(ModelError, match=r"takes pictures of \[64, 64\] pixels alone"):

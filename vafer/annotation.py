@@ -23,7 +23,7 @@ from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
 from vafer.lock import own_folder
 from vafer.model import load_model
-from vafer.onnx_file import weights_sha256
+from vafer.onnx_file import onnx_weights_sha256
 from vafer.options import ALL_FRAMES, BATCH_SIZE, DetectorOptions, Sampling, Shard
 from vafer.output import Output
 from vafer.parts import check_output, parts_folder_of, read_table, remove_output
@@ -162,7 +162,7 @@ def annotate(
     face_detector = Detector(chosen_detector.path, detection, device=torch_device)
     if detect == "auto":
         on_cpu = face_detector.device == "cpu"
-        agrees = on_cpu and weights_sha256(chosen_detector.path) in AGREES
+        agrees = on_cpu and onnx_weights_sha256(chosen_detector.path) in AGREES
         detect = "search" if agrees else "full"
     pipeline = Pipeline(
         face_detector,

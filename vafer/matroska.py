@@ -25,8 +25,8 @@ _MAX_ELEMENTS = 10_000_000  # that are looked at: a day of a live recording
 
 
 def fault_of_matroska(path: Path) -> str | None:
-    """Where a Matroska file breaks off or is damaged; None where its elements do not tell, or it is
-    none.
+    """Where a Matroska file breaks off, is damaged or goes on as another file; None where its
+    elements do not tell, or it is none.
 
     A live recording's Segment has no size, at times its Clusters have none: then what they hold
     tells.

@@ -31,7 +31,7 @@ def read_onnx(path: Path, *, with_weights: bool = True) -> "onnx.ModelProto":
     return model
 
 
-def weights_sha256(path: Path) -> str:
+def onnx_weights_sha256(path: Path) -> str:
     """SHA-256 of an ONNX file's weights: of each one's name, type, shape and bytes, by name.
 
     A card written into the file leaves it as it is. Raises ModelError.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vafer.container import unusable
+from vafer.container import refusal, unusable
 from vafer.decoders import decode, decodes_cleanly, open_decord, to_rgb
 from vafer.errors import VideoError, counted, display_path
 from vafer.options import ALL_FRAMES, Sampling
@@ -212,8 +212,9 @@ class VideoReader:
                 return
         if not self.n_frames:
             found = f"no frame of this {info.codec} stream can be decoded"
-            why = f" ({info.damage})" if info.damage else ""
-            raise unusable(info.path, f"{found}{why}", "copy it again")
+            if info.damage:
+                raise refusal(info.path, f"{found} ({info.damage})", "copy it again")
+            raise unusable(info.path, found, "copy it again")
 
 
 def _index_at(info: VideoInfo, time_s: float | None) -> int:

@@ -14,6 +14,7 @@ from vafer.catalogue import detector_card, info
 from vafer.download import sha256
 from vafer.errors import UsageError
 from vafer.model import load_model, save_model
+from vafer.onnx_file import onnx_weights_sha256
 
 METRICS = {"fer_test": {"valence": {"ccc": 0.7}}}
 TEXT = "# A card\n\nNot for **α** decisions.\n"
@@ -64,6 +65,7 @@ def test_a_card_is_renewed_in_place(untrained: Path, tmp_path: Path) -> None:
         embed(untrained, "small", METRICS, tmp_path),
         embed(tmp_path / "detector.onnx", "finder", METRICS, tmp_path),
     ]
+    assert onnx_weights_sha256(paths[1]) == onnx_weights_sha256(tmp_path / "detector.onnx")
     before = [sha256(path) for path in paths]
     for path in paths:
         assert embed(path, path.stem, {}, tmp_path) == path
