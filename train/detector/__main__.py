@@ -1,10 +1,12 @@
 """Train the embedded face detector from scratch.
 
     python -m train.detector --faces FACES --videos VIDEOS --teacher yunet.onnx \\
-        [--scenery SCENERY] [--people PEOPLE] --out runs/detector
+        [--scenery SCENERY ...] [--face-free FACE_FREE] [--people PEOPLE] \\
+        [--begin-with LAST.pt] --out runs/detector
 
 FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names,
-SCENERY pictures without a face, PEOPLE photographs of people; none of what it is judged on.
+SCENERY and FACE_FREE pictures without a face, PEOPLE photographs of people; none of what it is
+judged on. Of SCENERY is left out where the teacher is sure of a face, of FACE_FREE nothing.
 The same command goes on where it was stopped, from a checkpoint every 250 steps. The ONNX file is
 `detector.onnx` in the run folder.
 """
@@ -29,8 +31,12 @@ def main() -> int:
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="ONNX detector with landmarks")
-    parser.add_argument("--scenery", type=Path, help="folder of pictures without a face")
+    parser.add_argument(
+        "--scenery", type=Path, nargs="+", default=[], help="folders of pictures without a face"
+    )
+    parser.add_argument("--face-free", type=Path, help="folder of such pictures, looked at by you")
     parser.add_argument("--people", type=Path, help="folder of photographs of people")
+    parser.add_argument("--begin-with", type=Path, help="last.pt of another training")
     parser.add_argument("--out", type=Path, default=Path("runs/detector"))
     parser.add_argument("--cache", type=Path, help="of the labels; the run folder by default")
     parser.add_argument("--steps", type=int, default=DetectorConfig().steps)
@@ -71,17 +77,19 @@ def main() -> int:
                 arguments.cache or arguments.out,
                 tell,
                 scenery=arguments.scenery,
+                face_free=arguments.face_free,
                 people=arguments.people,
             )
             tell(
                 f"{len(material.portraits)} portraits, {len(material.frames)} frames, "
-                f"{len(material.scenery)} pictures without a face, "
+                f"{len(material.scenery) + len(material.face_free)} pictures without a face, "
                 f"{len(material.people)} photographs of people"
             )
             path = train_detector(
                 material,
                 arguments.out,
                 config,
+                begin_with=arguments.begin_with,
                 device=arguments.device,
                 workers=workers,
                 on_progress=tell,

@@ -5,7 +5,7 @@ A free detector (YuNet, Apache-2.0) says where; nobody drew these boxes by hand.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,12 +72,14 @@ class Labelled:
 @dataclass(frozen=True, slots=True)
 class Material:
     """Pictures of single faces, frames with their faces, pictures without any, and photographs of
-    people with their faces, of which at least one is sure."""
+    people with their faces, of which at least one is sure. face_free: more pictures without any,
+    chosen for being hard, so that they are no sample of anything."""
 
     portraits: list[Labelled]
     frames: list[Labelled]
     scenery: list[Labelled]
     people: list[Labelled] = field(default_factory=list)
+    face_free: list[Labelled] = field(default_factory=list)
 
 
 def load_material(
@@ -87,18 +89,20 @@ def load_material(
     cache: Path,
     on_progress: Callable[[str], None],
     *,
-    scenery: Path | None = None,
+    scenery: Sequence[Path] = (),
+    face_free: Path | None = None,
     people: Path | None = None,
 ) -> Material:
     """Label everything, once; kept in `cache`. Raises UsageError where something is missing.
 
     faces: folder of fer2013.parquet and lfw_expressions.parquet, whose test parts are left out.
-    videos: folder of recordings. teacher: ONNX detector with landmarks. scenery: folder of pictures
-    without a face; those in which the teacher is sure of one are left out. people: folder of
-    photographs of people; those in which it is sure of nobody are left out. In neither may be what
-    the detector is judged on.
+    videos: folder of recordings. teacher: ONNX detector with landmarks. scenery: folders of
+    pictures without a face; those in which the teacher is sure of one are left out. face_free:
+    folder of such pictures that a person has looked at, which are kept whatever the teacher says.
+    people: folder of photographs of people; those in which it is sure of nobody are left out. In
+    none may be what the detector is judged on.
     """
-    for folder in (faces, videos, scenery, people):
+    for folder in (faces, videos, *scenery, face_free, people):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder}: no such folder")
     for table in TABLES:
@@ -124,13 +128,16 @@ def load_material(
         )
         frames += of_source[:: -(-len(of_source) // MOST_FRAMES)]
     portraits = labelled("portraits", partial(_portraits, faces, detector))
-    more = []
-    if scenery is not None:
-        found = labelled(
-            f"scenery-{SCENERY_SIDE}-{_digest(scenery)}", partial(_scenery, scenery, detector)
+
+    def without_a_face(folder: Path) -> list[Labelled]:
+        return labelled(
+            f"scenery-{SCENERY_SIDE}-{_digest(folder)}", partial(_scenery, folder, detector)
         )
-        more = [picture for picture in found if not picture.sure.any()]
-    empty = [_without_face(file) for file in (*map(_shipped, SCENERY), *(m.file for m in more))]
+
+    files = [*map(_shipped, SCENERY)]
+    for folder in scenery:
+        files += [one.file for one in without_a_face(folder) if not one.sure.any()]
+    hard = [one.file for one in without_a_face(face_free)] if face_free is not None else []
     groups = []
     if people is not None:
         found = labelled(
@@ -138,7 +145,8 @@ def load_material(
             partial(_people, people, detector),
         )
         groups = [picture for picture in found if picture.sure.any()]
-    return Material(portraits, frames, empty, groups)
+    empty, hard_ones = list(map(_without_face, files)), list(map(_without_face, hard))
+    return Material(portraits, frames, empty, groups, hard_ones)
 
 
 def _shipped(name: str) -> bytes:

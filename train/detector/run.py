@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from train.detector.mining import most_like_faces
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
+from vafer.download import sha256
 from vafer.errors import UsageError
 from vafer.files import write_text, write_whole
 from vafer.output import differences
@@ -116,6 +118,7 @@ def train_detector(
     out: Path,
     config: DetectorConfig,
     *,
+    begin_with: Path | None = None,
     device: str = "cpu",
     workers: int = 1,
     on_progress: Callable[[str], None] = lambda text: None,
@@ -123,15 +126,20 @@ def train_detector(
     """Train, or go on where `out` stopped, exactly on a like machine; returns the ONNX file.
 
     Hard negatives are mined on the way (`MINED_AT`): what the network takes for faces in the
-    scenery, if there is any, is shown more often from then on. Raises UsageError where `out` holds
-    a training with other options or other material.
+    scenery, if there is any, is shown more often from then on. begin_with: a checkpoint of another
+    training, whose average the network begins with; it is mined with at once. Raises UsageError
+    where `out` holds a training with other options or other material, or `begin_with` none.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = out / "last.pt", out / "log.jsonl"
     scenery, set_aside = split(material.scenery)
+    scenery += material.face_free
     shown = replace(material, scenery=scenery)
     asked = {**asdict(config), "material": _digest_of(material)}
     training = _Training(config, device)
+    if begin_with is not None:
+        training.begin_with(begin_with)
+        asked["begin_with"] = sha256(begin_with)
     step, suspects = 0, None
     if checkpoint.is_file():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -146,6 +154,8 @@ def train_detector(
         on_progress(f"going on after step {step}")
     _forget_after(step, log)
     mined_at = {round(share * config.steps) for share in MINED_AT} - {0}
+    if begin_with is not None:
+        mined_at.add(0)
     sums = dict[str, torch.Tensor]()
     while step < config.steps:
         if scenery and step in mined_at:
@@ -187,8 +197,10 @@ def train_detector(
         "held_out": list(HELD_OUT),
         "scenery": len(scenery),
         "set_aside": len(set_aside),
+        "face_free": len(material.face_free),
         "people": len(material.people),
         "procedure": asdict(config),
+        "begins_with": asked.get("begin_with", ""),
         "shift": shift,
     }
     path = out / "detector.onnx"
@@ -232,6 +244,18 @@ class _Training:
         """What the average takes for faces; see `train.detector.mining`."""
         return most_like_faces(self.average.module.eval(), pictures)
 
+    def begin_with(self, checkpoint: Path) -> None:
+        """Take the average of another training for the network. Raises UsageError."""
+        try:
+            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            self.average.load_state_dict(state["average"])
+        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+            raise UsageError(
+                f"{checkpoint} cannot be begun with ({type(error).__name__}): expected the last.pt "
+                "of a training of this detector"
+            ) from error
+        self.net.load_state_dict(self.average.module.state_dict())
+
     def state(self) -> dict[str, Any]:
         return {part: getattr(self, part).state_dict() for part in ("net", "average", "optimiser")}
 
@@ -258,7 +282,8 @@ def split(scenery: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
 def _digest_of(material: Material) -> str:
     """The beginning of a SHA-256 over all files and boxes, in their order."""
     digest = hashlib.sha256()
-    for pictures in (material.portraits, material.frames, material.scenery, material.people):
+    kinds = (material.portraits, material.frames, material.scenery, material.people)
+    for pictures in (*kinds, material.face_free):
         digest.update(len(pictures).to_bytes(8))
         for picture in pictures:
             digest.update(hashlib.sha256(picture.file + picture.boxes.tobytes()).digest())

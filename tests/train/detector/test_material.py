@@ -62,8 +62,9 @@ def test_a_folder_with_nothing_to_train_on_is_refused(
     (tmp_path / "turning_head.mp4").write_bytes(b"")
     with pytest.raises(UsageError, match="no recordings to train on"):
         load_material(folders[0], tmp_path, yunet, tmp_path, print)
-    with pytest.raises(UsageError, match=r"missing: no such folder"):
-        load_material(*folders, yunet, tmp_path, print, people=tmp_path / "missing")
+    for missing in ({"people": tmp_path / "missing"}, {"scenery": [tmp_path / "missing"]}):
+        with pytest.raises(UsageError, match=r"missing: no such folder"):
+            load_material(*folders, yunet, tmp_path, print, **missing)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"holds no fer2013\.parquet: expected"):
         load_material(tmp_path, folders[1], yunet, tmp_path, print)
 
@@ -85,17 +86,25 @@ def test_pictures_without_a_face_are_added_and_those_with_one_left_out(
     (scenery / "broken.jpg").write_bytes(b"no picture")
     (scenery / "six.jpg").symlink_to(shared / "faces" / "six_faces.jpg")
     without = load_material(*folders, yunet, tmp_path / "cache", print)
-    material = load_material(*folders, yunet, tmp_path / "cache", print, scenery=scenery)
+    material = load_material(*folders, yunet, tmp_path / "cache", print, scenery=[scenery])
     added = material.scenery[len(without.scenery) :]
     assert [one.picture().shape for one in added] == [(512, 640, 3)] * 2
     assert not any(len(one.boxes) for one in added)
 
     monkeypatch.setattr(material_module, "SCENERY_SIDE", 300)  # what was kept is not used then
-    material = load_material(*folders, yunet, tmp_path / "cache", print, scenery=scenery)
+    material = load_material(*folders, yunet, tmp_path / "cache", print, scenery=[scenery])
     assert [one.picture().shape for one in material.scenery[-2:]] == [(240, 300, 3)] * 2
 
+    assert material.face_free == []
+    looked_at = load_material(*folders, yunet, tmp_path / "cache", print, face_free=scenery)
+    assert len(looked_at.scenery) == len(without.scenery)
+    files = {one.file for one in looked_at.face_free}
+    assert len(files) == 3  # the six faces, too, of which the teacher is sure
+    assert files > {one.file for one in material.scenery[-2:]}
+    assert not any(len(one.boxes) for one in looked_at.face_free)
+
     with pytest.raises(UsageError, match="has no pictures: expected files ending in"):
-        load_material(*folders, yunet, tmp_path / "cache", print, scenery=folders[0])
+        load_material(*folders, yunet, tmp_path / "cache", print, scenery=[folders[0]])
 
 
 def test_photographs_of_people_keep_all_their_faces_and_those_without_are_left_out(

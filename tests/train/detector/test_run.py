@@ -169,6 +169,51 @@ def test_hard_negatives_are_mined_on_the_way(
     np.testing.assert_array_equal(composers[-1]._suspects[-2:], third)
 
 
+def test_a_training_begins_with_what_another_learned(
+    material: Material, composers: list[Composer], tmp_path: Path
+) -> None:
+    material.scenery.extend([frame(n_faces=0), nothing(64, 96, (32, 32))])
+    config, first = DetectorConfig(steps=4, warmup=2), tmp_path / "first" / "last.pt"
+    train_detector(material, first.parent, config, workers=0)
+    learned = torch.load(first, weights_only=True)["average"]
+
+    tiny = replace(config, steps=2, lr=0.0)
+    told: list[str] = []
+    second = tmp_path / "second"
+    train_detector(material, second, tiny, begin_with=first, workers=0, on_progress=told.append)
+    state = torch.load(second / "last.pt", weights_only=True)
+    weights = dict(run.FaceNet().named_parameters())
+    for name in weights:
+        torch.testing.assert_close(state["net"][name], learned[f"module.{name}"])
+    assert told[0] == LOOKING  # before the first step
+    assert composers[-2]._suspects[-2:].any()
+
+    with pytest.raises(UsageError, match="another training, there against here: begin_with"):
+        train_detector(material, second, tiny, workers=0)
+    train_detector(material, second, tiny, begin_with=first, workers=0)
+
+
+def test_what_is_no_training_is_not_begun_with(material: Material, tmp_path: Path) -> None:
+    config = DetectorConfig(steps=2)
+    torch.save({"step": 2}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("is none")
+    for name in ("other.pt", "text.pt", "missing.pt"):
+        with pytest.raises(UsageError, match=rf"{name} cannot be begun with .*expected the last"):
+            train_detector(material, tmp_path, config, begin_with=tmp_path / name, workers=0)
+
+
+def test_pictures_that_were_looked_at_are_all_trained_on(
+    material: Material, composers: list[Composer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"BLOCK": 1, "SET_ASIDE": 2}.items():
+        monkeypatch.setattr(run, name, value)
+    plain, spotted = nothing(64, 96), nothing(64, 96, (32, 32))
+    material.scenery.extend([plain, spotted])
+    material.face_free.extend([spotted, spotted])
+    train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
+    assert composers[-1].material.scenery == [plain, spotted, spotted]
+
+
 def test_another_training_in_the_folder_is_refused(material: Material, tmp_path: Path) -> None:
     config = DetectorConfig(steps=2, warmup=2)
     material.scenery.append(frame(n_faces=0))
@@ -179,7 +224,8 @@ def test_another_training_in_the_folder_is_refused(material: Material, tmp_path:
         match=r"another training, there against here: steps 2 against 4\. .*another --out",
     ):
         train_detector(material, tmp_path, replace(config, steps=4), workers=0)
-    for pictures in (material.scenery, material.people, material.portraits, material.frames):
+    kinds = (material.scenery, material.people, material.portraits, material.frames)
+    for pictures in (*kinds, material.face_free):
         pictures.append(frame(n_faces=1))
         with pytest.raises(UsageError, match="another training, there against here: material "):
             train_detector(material, tmp_path, config, workers=0)
