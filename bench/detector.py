@@ -1,7 +1,8 @@
 """The figures of a face detector's card: agreement with a stronger one, false faces, speed.
 
     python bench/detector.py CANDIDATE.onnx --reference scrfd_2.5g.onnx --videos DIR
-        [--fast scrfd_500m.onnx] [--every N] [--face-free DIR] [--faces DIR] [--parts PART ...]
+        [--fast scrfd_500m.onnx] [--every N] [--face-free DIR ...] [--faces DIR]
+        [--parts PART ...]
         [--json FILE]
 
 All detectors run through `vafer.faces.Detector` as `vafer annotate` runs them: the longer side
@@ -13,7 +14,8 @@ are shorter sides in pixels of the frame. Intervals are 95 %, from 1,000 bootstr
 of 25 frames within each recording; 100 to 100 says that no block had a miss, not that there is none
 to come. A landmark's error is in distances between the reference's eyes, small where a head turns.
 false: `no_face.mp4`, every frame, and the pictures of scikit-image and scikit-learn that no human
-face is in, as they are and in several scales and crops; --face-free adds pictures, as they are.
+face is in, as they are and in several scales and crops; --face-free adds folders of pictures, as
+they are, each with a row of its name.
 Intervals are 95 %, exact for a Poisson count, as if every picture were drawn by itself.
 faces: DIR holds fer2013.parquet and lfw_expressions.parquet, and perhaps six_faces.jpg.
 speed: the detectors in turn, medians of rounds. Run it on an idle machine.
@@ -397,8 +399,7 @@ def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"\n{NO_FACE} is not in the folder of videos and is left out.")
     sources["scikit-image and scikit-learn"] = face_free_pictures(lambda image: iter([image]))
     sources["the same, scaled and cut"] = face_free_pictures(variants)
-    if arguments.face_free:
-        sources["own pictures"] = pictures_in(arguments.face_free)
+    sources |= {folder.name: pictures_in(folder) for folder in arguments.face_free}
     rows = []
     sums = {name: np.zeros(2, int) for name in detectors}
     of_pictures = {name: np.zeros(2, int) for name in detectors}  # without the recording
@@ -617,10 +618,13 @@ def check(arguments: argparse.Namespace) -> None:
             raise SystemExit(f"{file} is missing: expected a face detector, an ONNX file")
     if len({file.stem for file in detector_files(arguments)}) < len(detector_files(arguments)):
         raise SystemExit("two detectors have one name: rename one, the tables tell them by name")
-    for name in ("videos", "face_free", "faces"):
-        folder = getattr(arguments, name)
+    folders = [("videos", arguments.videos), ("faces", arguments.faces)]
+    for option, folder in [*folders, *(("face-free", folder) for folder in arguments.face_free)]:
         if folder and not folder.is_dir():
-            raise SystemExit(f"--{name.replace('_', '-')} {folder} is missing: expected a folder")
+            raise SystemExit(f"--{option} {folder} is missing: expected a folder")
+    names = [folder.name for folder in arguments.face_free]
+    if len({*names}) < len(names):
+        raise SystemExit("--face-free: expected folders of names that tell them apart")
     if arguments.every < 1:
         raise SystemExit(f"--every {arguments.every}: expected 1 or more")
     if not any((arguments.videos / name).is_file() for name in HELD_OUT):
@@ -634,7 +638,9 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--fast", type=Path, help="the detector whose speed is the measure")
     parser.add_argument("--every", type=int, default=1, help="frames of the recordings: one in N")
-    parser.add_argument("--face-free", type=Path, help="folder of pictures without a face")
+    parser.add_argument(
+        "--face-free", type=Path, nargs="+", default=[], help="folders of pictures without a face"
+    )
     parser.add_argument("--faces", type=Path, help="folder of fer2013.parquet and the like")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", type=Path, help="for `python -m train.embed --metrics`")
