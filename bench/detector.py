@@ -88,9 +88,7 @@ FACE_FREE = [
 ]
 MIN_SIDE = 40  # pixels of the frame
 MIN_IOU = 0.5
-LOW = (
-    0.2  # threshold at which the reference is asked once more, and at which margins are looked for
-)
+LOW = 0.2  # threshold at which the reference is asked once more
 BINS = [(20, 40), (40, 80), (80, 160), (160, None)]
 LANDMARKS = ["left eye", "right eye", "nose", "left mouth", "right mouth"]
 BLOCK = 25  # frames
@@ -390,8 +388,7 @@ def rates(n_false: int, n_pictures: int) -> tuple[float, list[float]]:
 
 def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
     summaries: dict[str, Any] = {}
-    low = DetectorOptions(threshold=LOW)
-    detectors = {path.stem: Detector(path, low) for path in detector_files(arguments)}
+    detectors = {path.stem: Detector(path) for path in detector_files(arguments)}
     sources: dict[str, Pictures] = {}
     if (arguments.videos / NO_FACE).is_file():
         sources[NO_FACE] = frames_of(arguments.videos / NO_FACE)
@@ -411,10 +408,10 @@ def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
             for name, detector in detectors.items():
                 found[name] += [(score, picture) for score in detector.detect(image).scores]
         for name, faces in found.items():
-            n_false = sum(bool(score >= DetectorOptions().threshold) for score, _ in faces)
+            n_false = len(faces)
             largest = sorted(faces, reverse=True)[:5]
-            margin = ", ".join(f"{score:.2f} {picture}" for score, picture in largest)
-            rows.append([*false_cells(source, name, n_false, n_pictures), margin or f"< {LOW}"])
+            names = ", ".join(f"{score:.2f} {picture}" for score, picture in largest)
+            rows.append([*false_cells(source, name, n_false, n_pictures), names])
             sums[name] += n_false, n_pictures
             if source != NO_FACE:
                 of_pictures[name] += n_false, n_pictures

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from vafer.errors import ModelError, UsageError
 from vafer.faces import Detector, Fit
 from vafer.options import DetectorOptions
+from vafer.store import WEIGHTS
 
 DETECTORS = ["scrfd_500m.onnx", "scrfd_2.5g.onnx", "yunet_n_dynamic.onnx"]
 
@@ -188,3 +189,108 @@ def test_onnx_runtime_reports_nothing(tmp_path: Path) -> None:
     # Nothing of the environment: ONNX Runtime is silent where it says that programs are tested.
     subprocess.run([sys.executable, "-c", code], check=True, env={"HOME": str(tmp_path)})
     assert [*tmp_path.rglob("*")] == []
+
+
+SURE, DOUBTED, BELOW = 0.95, 0.6, 0.35  # scores; below the threshold, but not by far
+
+
+def answering(
+    answers: list[tuple[np.ndarray, np.ndarray]], path: Path = WEIGHTS / "vafer-faces.onnx"
+) -> tuple[Detector, list[np.ndarray]]:
+    """A detector whose network gives these answers, and the pictures that it will have seen."""
+    detector = Detector(path)
+    seen: list[np.ndarray] = []
+
+    def network(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(picture)
+        boxes_scores, points = answers[len(seen) - 1]
+        return boxes_scores.astype(np.float32), points.astype(np.float32)
+
+    detector._network = network
+    return detector, seen
+
+
+def answer(*boxes_scores: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Faces (x1, y1, x2, y2, score), all points of each in its middle."""
+    found = np.reshape(boxes_scores, (-1, 5))
+    middles = (found[:, :2] + found[:, 2:4]) / 2
+    return found, np.repeat(middles[:, None], 5, axis=1)
+
+
+def test_what_the_own_detector_doubts_is_looked_at_again_from_nearer() -> None:
+    frame = np.zeros((720, 1280, 3), np.uint8)
+    frame[300:340, 600:640] = 200  # 20 pixels of the 640 that the frame is shrunk to
+    first = answer(
+        (10, 10, 60, 60, SURE), (300, 150, 320, 170, DOUBTED), (500, 100, 520, 120, BELOW)
+    )
+    # Each piece is three faces of 40 pixels wide, a multiple of 32: 128.
+    second = answer((44, 44, 84, 84, 0.9), (172, 44, 212, 84, 0.6))
+    detector, seen = answering([first, second])
+    faces = detector.detect(frame)
+
+    assert seen[1].shape == (128, 256, 3)
+    assert (seen[1][44:84, 44:84] == 200).all()  # the frame's own pixels
+    assert not seen[1][44:84, 172:212].any()
+    assert len(faces) == 2  # the third is below the threshold even so
+    # The mean of both looks by logits: (ln 1.5 + ln 9) / 2.
+    odds = np.sqrt(1.5 * 9)
+    np.testing.assert_allclose(faces.scores, [SURE, odds / (1 + odds)], rtol=1e-5)
+    np.testing.assert_allclose(faces.boxes, [[20, 20, 120, 120], [600, 300, 640, 340]], atol=1e-3)
+    np.testing.assert_allclose(faces.landmarks[1], [[620, 320]] * 5, atol=1e-3)
+
+
+def test_a_face_below_the_threshold_counts_where_the_second_look_is_sure() -> None:
+    first = answer((100, 100, 160, 160, BELOW))
+    detector, _ = answering([first, answer((68, 68, 128, 128, 0.8))])
+    faces = detector.detect(np.zeros((480, 640, 3), np.uint8))
+    assert len(faces) == 1
+    odds = np.sqrt(BELOW / (1 - BELOW) * 4)
+    np.testing.assert_allclose(faces.scores, odds / (1 + odds), rtol=1e-5)
+
+
+def test_what_is_not_seen_again_is_no_face() -> None:
+    detector, seen = answering([answer((300, 150, 340, 190, 0.7)), answer()])
+    assert len(detector.detect(np.zeros((480, 640, 3), np.uint8))) == 0
+    assert len(seen) == 2
+
+
+def test_a_large_face_keeps_the_box_that_more_pixels_gave() -> None:
+    first = answer((100, 100, 300, 300, 0.7))  # seen again at 64 pixels instead of 200
+    detector, _ = answering([first, answer((70, 70, 134, 134, 0.7))])
+    faces = detector.detect(np.zeros((480, 640, 3), np.uint8))
+    np.testing.assert_allclose(faces.boxes, [[100, 100, 300, 300]])
+    np.testing.assert_allclose(faces.landmarks[0], [[200, 200]] * 5)
+
+
+def test_many_doubted_faces_are_looked_at_in_parts() -> None:
+    corners = np.stack(np.meshgrid(np.arange(15), np.arange(10)), axis=-1).reshape(-1, 2) * 40.0
+    boxes = [(*corner, *(corner + 20), DOUBTED) for corner in corners]
+    detector, seen = answering([answer(*boxes), answer(), answer(), answer()])
+    assert len(detector.detect(np.zeros((480, 640, 3), np.uint8))) == 0
+    assert len(seen) == 1 + 3  # 64, 64 and 22
+
+
+def test_nothing_doubted_costs_no_second_look() -> None:
+    detector, seen = answering([answer((10, 10, 60, 60, SURE)), answer()])
+    frame = np.zeros((480, 640, 3), np.uint8)
+    assert len(detector.detect(frame)) == 1
+    assert len(detector.detect(frame)) == 0
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_the_second_look_keeps_to_the_threshold(six_faces: np.ndarray, threshold: float) -> None:
+    options = DetectorOptions(threshold=threshold, size=160)
+    faces = Detector(WEIGHTS / "vafer-faces.onnx", options).detect(six_faces)
+    assert len(faces)
+    assert (faces.scores >= threshold).all()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detectors_of_others_look_once(shared: Path, name: str) -> None:
+    first = answer((300, 150, 340, 190, DOUBTED))
+    detector, seen = answering([first], shared / "models" / name)
+    assert not detector.looks_twice
+    faces = detector.detect(np.zeros((480, 640, 3), np.uint8))
+    np.testing.assert_allclose(faces.scores, DOUBTED)
+    assert len(seen) == 1

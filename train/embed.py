@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from vafer.catalogue import METADATA_KEY, detector_card
+from vafer.catalogue import detector_card
 from vafer.errors import UsageError, VaferError
 from vafer.files import write_whole
 from vafer.model import load_model, save_model
+from vafer.onnx_file import METADATA_KEY
 from vafer.store import WEIGHTS
 
 LICENCE = "Apache-2.0"

@@ -10,10 +10,8 @@ from typing import Any, Literal
 from vafer import store
 from vafer.download import sha256
 from vafer.errors import ModelError, UsageError
-from vafer.onnx_file import onnx_weights_sha256, read_onnx
+from vafer.onnx_file import METADATA_KEY, onnx_weights_sha256, read_onnx
 from vafer.remote import PACKS, PAIRS, Pack, Pair
-
-METADATA_KEY = "vafer"  # of an ONNX file's metadata_props: the card of a detector of ours, as JSON
 
 Kind = Literal["model", "detector"]
 WEIGHTS_SHA256 = "of weights"

@@ -15,7 +15,7 @@ import numpy as np
 
 from vafer.errors import ModelError
 from vafer.mosaic import Mosaic
-from vafer.onnx_file import read_onnx
+from vafer.onnx_file import METADATA_KEY, read_onnx
 from vafer.options import STRIDE, DetectorOptions
 from vafer.store import sha256
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 BY_TORCH = ("cuda",)  # types of devices on which PyTorch runs SCRFD; ONNX Runtime does elsewhere
 NMS_IOU = 0.4  # insightface's own default
+# A detector that vafer trained is small, and looks again, from nearer, at what it is not sure of:
+# scores up to so many logits below or above the threshold (docs/performance.md).
+DOUBTED = 1.0
+MOST_AT_ONCE = 64  # faces that are looked at again in one picture
 YUNET_CANDIDATES = 5000  # boxes that YuNet may hand to its non-maximum suppression
 
 # Padded BGR picture → boxes with scores (N, 5) and landmarks (N, 5, 2) or None, in its pixels.
@@ -54,10 +58,10 @@ class Detector:
 
     device: where it is to run; the attribute says where it does: YuNet runs on the CPU, and so does
     what PyTorch cannot run where ONNX Runtime has no CUDA; `why_on_cpu` says it. n_threads: of ONNX
-    Runtime, 0 for one each core. in_batches: whether many frames at once are cheaper
-    (`detect_many`). has_landmarks: whether its faces have the five landmarks. fixed_input: (width,
-    height) where the network takes no other. Raises ModelError when the file is no face detector of
-    a known family.
+    Runtime, 0 for one each core. looks_twice: whether it is one that vafer trained, see `DOUBTED`.
+    in_batches: whether many frames at once are cheaper (`detect_many`). has_landmarks: whether its
+    faces have the five landmarks. fixed_input: (width, height) where the network takes no other.
+    Raises ModelError when the file is no face detector of a known family.
     """
 
     def __init__(
@@ -71,18 +75,22 @@ class Detector:
         self.path = path
         self.options = options or DetectorOptions()
         self.sha256 = sha256(path)
+        self.looks_twice = is_own(path)
+        self._least = self.options.threshold  # of what the network is asked for
+        if self.looks_twice:
+            self._least = float(_sigmoid(_logit(self.options.threshold) - DOUBTED))
         self.why_on_cpu = ""
         if is_yunet(path):
-            loaded = _load_yunet(path, self.options.threshold)
+            loaded = _load_yunet(path, self._least)
             self.why_on_cpu = "OpenCV runs YuNet there"
         elif device.partition(":")[0] in BY_TORCH:
             try:
-                loaded = _load_torch(path, self.options.threshold, device)
+                loaded = _load_torch(path, self._least, device)
             except ModelError as error:
-                loaded = _load_insightface(path, self.options.threshold, device, n_threads)
+                loaded = _load_insightface(path, self._least, device, n_threads)
                 self.why_on_cpu = f"this onnxruntime has no CUDA provider, and {error}"
         else:
-            loaded = _load_insightface(path, self.options.threshold, device, n_threads)
+            loaded = _load_insightface(path, self._least, device, n_threads)
         self._network = loaded.network
         self._scrfd = loaded.scrfd
         self.in_batches = loaded.scrfd is not None
@@ -93,7 +101,7 @@ class Detector:
     def detect(self, image: np.ndarray) -> Faces:
         """Find the faces of one frame: image uint8 (H, W, 3) RGB → Faces in its pixels."""
         fit = Fit.of(image.shape[:2], self.options.size, self.fixed_input)
-        return self._in_frame(fit, *self._network(fit.canvas_of(image)))
+        return self._in_frame(fit, *self._network(fit.canvas_of(image)), lambda: image)
 
     def detect_many(self, frames: "torch.Tensor") -> list[Faces]:
         """Find the faces of frames of one size at once, where `in_batches`.
@@ -108,21 +116,62 @@ class Detector:
             frames,
             fit.inner[::-1],
             fit.canvas[::-1],
-            threshold=self.options.threshold,
+            threshold=self._least,
             iou=NMS_IOU,
         )
         return [
-            self._in_frame(fit, boxes.numpy(), None if points is None else points.numpy())
-            for boxes, points in found
+            self._in_frame(
+                fit,
+                boxes.numpy(),
+                None if points is None else points.numpy(),
+                lambda frame=frame: frame.cpu().numpy(),  # type: ignore[misc]
+            )
+            for frame, (boxes, points) in zip(frames, found, strict=True)
         ]
 
     def _in_frame(
-        self, fit: "Fit", boxes_scores: np.ndarray, landmarks: np.ndarray | None
+        self,
+        fit: "Fit",
+        boxes_scores: np.ndarray,
+        landmarks: np.ndarray | None,
+        image: Callable[[], np.ndarray],
     ) -> Faces:
-        """What was found in the canvas, in pixels of the frame."""
+        """What was found in the canvas, in pixels of the frame; image: gives the frame, RGB."""
         boxes = boxes_scores[:, :4] / np.tile(fit.scale, 2)
         points = None if landmarks is None else landmarks / fit.scale
-        return self._wanted(fit.shape, boxes, boxes_scores[:, 4], points)
+        scores = boxes_scores[:, 4]
+        if self.looks_twice:
+            is_doubted = _logit(scores) < _logit(self.options.threshold) + DOUBTED
+            if is_doubted.any():
+                frame = image()
+                for rows in np.split(*_in_parts(np.flatnonzero(is_doubted))):
+                    self._look_again(frame, rows, boxes, scores, points, fit.scale.min())
+        return self._wanted(fit.shape, boxes, scores, points)
+
+    def _look_again(
+        self,
+        image: np.ndarray,
+        rows: np.ndarray,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        points: np.ndarray | None,
+        scale: float,
+    ) -> None:
+        """Look from nearer at the faces of these rows, in place.
+
+        A score becomes the mean of both looks, by logits; 0 where nothing is seen there any more.
+        The box and the points are those of the look that had more pixels.
+        """
+        mosaic = Mosaic.near(boxes[rows])
+        found, landmarks = self._network(mosaic.picture(image))
+        pieces, seen, near = mosaic.found(found[:, :4])
+        both = (_logit(scores[rows[pieces]]) + _logit(found[seen, 4])) / 2
+        scores[rows] = 0
+        scores[rows[pieces]] = _sigmoid(both)
+        is_larger = mosaic.scales[pieces] > scale
+        boxes[rows[pieces[is_larger]]] = near[is_larger]
+        if points is not None and landmarks is not None:
+            points[rows[pieces[is_larger]]] = mosaic.in_frame(landmarks[seen], pieces)[is_larger]
 
     def search(self, image: np.ndarray, around: np.ndarray, *, n_needed: int) -> Faces | None:
         """Find the faces of one frame around where they were in the one before.
@@ -137,6 +186,9 @@ class Detector:
         if mosaic is None:
             return None
         boxes_scores, landmarks = self._network(mosaic.picture(image))
+        is_seen = boxes_scores[:, 4] >= self.options.threshold
+        boxes_scores = boxes_scores[is_seen]
+        landmarks = None if landmarks is None else landmarks[is_seen]
         pieces, rows, boxes = mosaic.found(boxes_scores[:, :4])
         points = None if landmarks is None else mosaic.in_frame(landmarks[rows], pieces)
         faces = self._wanted(image.shape[:2], boxes, boxes_scores[rows, 4], points)
@@ -157,8 +209,11 @@ class Detector:
         height, width = shape
         boxes = boxes.clip(0, np.tile([width, height], 2))
         sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
+        is_wanted = (sides > 0) & (sides >= self.options.min_face)
+        if self.looks_twice:
+            is_wanted &= scores >= self.options.threshold
         order = np.argsort(-scores, kind="stable")
-        order = order[(sides > 0)[order] & (sides >= self.options.min_face)[order]]
+        order = order[is_wanted[order]]
         order = order[: self.options.max_faces]
         return Faces(
             boxes=boxes[order].astype(np.float32),
@@ -212,6 +267,24 @@ class _Loaded:
     device: str
     fixed_input: tuple[int, int] | None = None  # width, height
     scrfd: "SCRFD | None" = None
+
+
+def _logit(scores: np.ndarray | float) -> np.ndarray:
+    scores = np.clip(scores, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(scores / (1 - scores)))
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def _in_parts(rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    return rows, [*range(MOST_AT_ONCE, len(rows), MOST_AT_ONCE)]
+
+
+def is_own(path: Path) -> bool:
+    """Whether vafer trained this detector: its card is in the file."""
+    return METADATA_KEY in {p.key for p in read_onnx(path, with_weights=False).metadata_props}
 
 
 def is_yunet(path: Path) -> bool:

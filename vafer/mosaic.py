@@ -14,6 +14,7 @@ from vafer.tracks import box_distance
 
 SEARCHED_SIDE = 64  # pixels of a face in the mosaic, at most; measured by bench/search.py
 REACH = 2.0  # side of a piece, in sides of its face
+REACH_NEAR = 3.0  # the same, for a second look
 MOST_OF_FULL = 0.4  # of the whole frame's pixels as `detect` sees it; measured by bench/search.py
 BEYOND = 127  # grey beyond the frame: about 0 when normalised, as what convolutions pad with
 SAME = 0.7  # `box_distance` up to which a face is the one that was there
@@ -41,12 +42,21 @@ class Mosaic:
         """
         whole = min(1.0, size / max(shape))
         sides = (around[:, 2:] - around[:, :2]).max(axis=1)
-        scales = np.minimum(whole, SEARCHED_SIDE / sides)
-        cell = math.ceil(REACH * float((scales * sides).max()) / STRIDE) * STRIDE
+        mosaic = cls._with(around, np.minimum(whole, SEARCHED_SIDE / sides), REACH)
+        n_pixels = math.ceil(len(around) / mosaic.columns) * mosaic.columns * mosaic.cell**2
+        return mosaic if n_pixels <= MOST_OF_FULL * whole**2 * shape[0] * shape[1] else None
+
+    @classmethod
+    def near(cls, around: np.ndarray) -> "Mosaic":
+        """A mosaic with more around each face, and in all of the frame's own pixels if need be."""
+        sides = (around[:, 2:] - around[:, :2]).max(axis=1)
+        return cls._with(around, np.minimum(1.0, SEARCHED_SIDE / sides), REACH_NEAR)
+
+    @classmethod
+    def _with(cls, around: np.ndarray, scales: np.ndarray, reach: float) -> "Mosaic":
+        sides = (around[:, 2:] - around[:, :2]).max(axis=1)
+        cell = math.ceil(reach * float((scales * sides).max()) / STRIDE) * STRIDE
         columns = math.ceil(math.sqrt(len(around)))
-        n_pixels = math.ceil(len(around) / columns) * columns * cell**2
-        if n_pixels > MOST_OF_FULL * whole**2 * shape[0] * shape[1]:
-            return None
         rows, places = np.divmod(np.arange(len(around)), columns)
         middles = cell * (np.stack([places, rows], axis=1) + 0.5)
         offsets = middles - scales[:, None] * (around[:, :2] + around[:, 2:]) / 2

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from vafer.errors import ModelError
 
+METADATA_KEY = "vafer"  # of a file's metadata_props: the card of a detector of ours, as JSON
+
 if TYPE_CHECKING:
     import onnx
 
