@@ -319,3 +319,13 @@ def test_faces_that_are_too_small_to_be_kept_are_not_looked_at() -> None:
     detector.options = DetectorOptions(min_face=50)
     assert len(detector.detect(np.zeros((720, 1280, 3), np.uint8))) == 0
     assert len(seen) == 1
+
+
+def test_what_is_hardly_anything_is_looked_at_once() -> None:
+    first = answer((100, 100, 140, 140, 0.05), (300, 100, 340, 140, 0.15))
+    detector, seen = answering([first, answer((44, 44, 84, 84, 0.2))])
+    detector.options = DetectorOptions(threshold=0.03)
+    assert len(detector.detect(np.zeros((480, 640, 3), np.uint8))) == 2
+    assert len(seen) == 1  # 0.15 is sure enough at such a threshold
+    assert Detector(WEIGHTS / "vafer-faces.onnx", detector.options)._least == 0.03
+    assert Detector(WEIGHTS / "vafer-faces.onnx", DetectorOptions(threshold=0.15))._least == 0.1

@@ -30,6 +30,7 @@ NMS_IOU = 0.4  # insightface's own default
 # A detector that vafer trained is small, and looks again, from nearer, at what it is not sure of:
 # scores up to so many logits below or above the threshold (docs/performance.md).
 DOUBTED = 1.0
+NOISE = 0.1  # below it there are hundreds in a frame, and none is looked at for a second time
 MOST_AT_ONCE = 64  # faces that are looked at again in one picture
 YUNET_CANDIDATES = 5000  # boxes that YuNet may hand to its non-maximum suppression
 
@@ -79,7 +80,7 @@ class Detector:
         own, self._least = is_own(path), self.options.threshold  # the least that is asked for
         if own:
             doubted = float(_sigmoid(_logit(self.options.threshold) - DOUBTED))
-            self._least = min(doubted, self.options.threshold)
+            self._least = min(max(doubted, NOISE), self.options.threshold)
         self.why_on_cpu = ""
         if is_yunet(path):
             loaded = _load_yunet(path, self._least)
@@ -145,7 +146,7 @@ class Detector:
         if self.looks_twice:
             limit = _logit(self.options.threshold) + DOUBTED
             is_wanted = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= self.options.min_face
-            doubted = np.flatnonzero((_logit(scores) < limit) & is_wanted)
+            doubted = np.flatnonzero((scores >= NOISE) & (_logit(scores) < limit) & is_wanted)
             first = Faces(boxes.copy(), scores.copy(), points)
             if len(doubted):
                 frame, scale = image(), fit.scale.min()
