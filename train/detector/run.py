@@ -132,8 +132,7 @@ def train_detector(
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = out / "last.pt", out / "log.jsonl"
     scenery, set_aside = split(material.scenery)
-    scenery += material.face_free
-    shown = replace(material, scenery=scenery)
+    shown = replace(material, scenery=scenery + material.face_free)
     asked = {**asdict(config), "material": _digest_of(material)}
     training = _Training(config, device)
     if begin_with is not None:
@@ -157,9 +156,9 @@ def train_detector(
         mined_at.add(0)
     sums = dict[str, torch.Tensor]()
     while step < config.steps:
-        if scenery and step in mined_at:
+        if shown.scenery and step in mined_at:
             on_progress("looking for what is taken for a face")
-            suspects = training.most_like_faces(scenery)
+            suspects = training.most_like_faces(shown.scenery)
         until = min(at for at in (*mined_at, config.steps) if at > step)
         logged = time.perf_counter()
         for batch in _ahead(Batches(shown, config, suspects), range(step, until), workers):

@@ -212,8 +212,11 @@ def test_pictures_that_were_looked_at_are_all_trained_on(
     plain, spotted = nothing(64, 96), nothing(64, 96, (32, 32))
     material.scenery.extend([plain, spotted])
     material.face_free.extend([spotted, spotted])
-    train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
+    path = train_detector(material, tmp_path, DetectorConfig(steps=2, warmup=2), workers=0)
     assert composers[-1].material.scenery == [plain, spotted, spotted]
+    properties = {p.key: p.value for p in onnx.load_model(path).metadata_props}
+    facts = json.loads(properties["vafer"])["training"]
+    assert (facts["scenery"], facts["set_aside"], facts["face_free"]) == (1, 1, 2)
 
 
 def test_another_training_in_the_folder_is_refused(material: Material, tmp_path: Path) -> None:
