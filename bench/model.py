@@ -14,7 +14,6 @@ detectors found (IoU of at least 0.5) are compared.
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,10 +27,9 @@ import torch.nn.functional as F
 
 import vafer
 from train.augment import middle
-from train.config import DataConfig, read_config
+from train.calibrate import Change, predict, split_by_name
 from train.data import FaceSet
-from train.feed import Feed
-from train.sets import EXPRESSION_NORMS, NO_IDENTITY, load_split
+from train.sets import EXPRESSION_NORMS, NO_IDENTITY
 from vafer.crops import GREY_WEIGHTS
 from vafer.faces import Detector
 from vafer.labelled import detect_near
@@ -43,9 +41,7 @@ from vafer.store import find_model
 
 Row = dict[str, Any]  # of a table; a list in it is a score and its interval: [value, low, high]
 Figures = tuple[str, str, list[Row]]  # name, heading, rows
-Change = Callable[[torch.Tensor, int], torch.Tensor]  # widened crops, 0..255, size → their middle
 
-BATCH = 256
 MOST_WORSENED = 2000  # faces of FER2013, drawn at random; of LFW all
 FACE_SIZES = (32, 40, 64, 96)  # pixels of the picture, between the bins
 FEWEST = 20  # faces of a group that are scored; of fewer only the number is told
@@ -65,21 +61,6 @@ SHOWS = {  # by eye
 }
 
 
-def held_out_faces(faces: Path, detector: Path, cache: Path | None, model: Model) -> list[FaceSet]:
-    """What the training `faces` leaves out; labels are norms, whatever it trains on."""
-    config = read_config("faces", [f"data.root={faces}", f"data.detector={detector}"])
-    data = DataConfig(
-        dataset="faces",
-        root=faces,
-        detector=detector,
-        cache=cache,
-        fold=config.data.fold,
-        n_folds=config.data.n_folds,
-        border=config.data.border,
-    )
-    return list(load_split(replace(config, data=data, crop=model.card.crop)).held_out)
-
-
 def pictures_of(faces: FaceSet, folder: Path) -> pl.DataFrame:
     """The rows that a set was made of: `jpeg`, and `greyscale` or `is_copy` where it is known.
 
@@ -97,17 +78,6 @@ def pictures_of(faces: FaceSet, folder: Path) -> pl.DataFrame:
     if table["expression"].to_list() != faces.expressions.tolist():
         raise SystemExit(f"{faces.name}: other faces than in {name}.parquet: see train/sets.py")
     return table
-
-
-def predict(model: Model, feed: Feed, change: Change = middle) -> np.ndarray:
-    """Valence and arousal (N, 2)."""
-    batches = np.array_split(np.arange(len(feed)), len(feed) // BATCH + 1)
-    size = model.card.crop.size
-    changed = (
-        change(crops.float(), size).round().clamp(0, 255).expand(-1, 3, -1, -1)
-        for crops in feed.batches(batches)
-    )
-    return torch.cat([model.predict(crops) for crops in changed]).numpy()
 
 
 def whole(faces: FaceSet, predicted: np.ndarray) -> list[Row]:
@@ -206,11 +176,10 @@ def worsened(model: Model, faces: FaceSet) -> list[Row]:
     if len(faces) > MOST_WORSENED and faces.name.startswith("fer"):
         drawn = np.random.default_rng(0).permutation(len(faces)) < MOST_WORSENED
         faces = faces.where(drawn, name=faces.name)
-    feed = Feed([faces], torch.device("cpu"))
-    clean = predict(model, feed)
+    clean = predict(model, faces)
     rows = []
     for name, change in changes(sees_colour=not model.card.crop.grey).items():
-        predicted = predict(model, feed, change)
+        predicted = predict(model, faces, change)
         found = scores(faces.labels, predicted)
         moved = (predicted - clean).mean(axis=0)
         by_dimension = {
@@ -376,8 +345,8 @@ def agreement(first: pl.DataFrame, other: pl.DataFrame) -> list[Row]:
 
 def all_figures(arguments: argparse.Namespace, model: Model) -> Iterator[Figures]:
     detector = arguments.detector
-    sets = held_out_faces(arguments.faces, detector, arguments.cache, model)
-    found = [(faces, predict(model, Feed([faces], torch.device("cpu")))) for faces in sets]
+    split = split_by_name(model.card.crop, arguments.faces, detector, arguments.cache)
+    found = [(faces, predict(model, faces)) for faces in split.held_out]
     yield "scores", "Scores", [row for pair in found for row in whole(*pair)]
     yield "expressions", "By expression", [row for pair in found for row in by_expression(*pair)]
     groups = [
@@ -386,7 +355,11 @@ def all_figures(arguments: argparse.Namespace, model: Model) -> Iterator[Figures
         for row in by_group(faces, predicted, pictures_of(faces, arguments.faces), detector)
     ]
     yield "groups", "By colour, copies and size of the face", groups
-    yield "worsened", "Crops made worse", [row for faces in sets for row in worsened(model, faces)]
+    yield (
+        "worsened",
+        "Crops made worse",
+        [row for faces in split.held_out for row in worsened(model, faces)],
+    )
     if arguments.videos:
         faces = annotated(arguments.videos, detector, arguments.model)
         yield "contrast", f"{CRYING}: at least 0.4 is wanted", contrast(faces)

@@ -3,9 +3,11 @@
 import hashlib
 import io
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +22,12 @@ from typer.testing import CliRunner
 
 from tests.servers import Server, serving
 from vafer import catalogue, console, pulling, remote, store
-from vafer.catalogue import detector_card, entries, info, short_scores
+from vafer.catalogue import entries, info, short_scores
 from vafer.cli import app
 from vafer.convert import ENCODER, REGRESSOR
 from vafer.errors import ModelError, UsageError
 from vafer.model import AVNet, load_model, read_weights, save_model
+from vafer.onnx_file import detector_card
 
 
 def saved(state: dict[str, torch.Tensor]) -> bytes:
@@ -83,6 +86,7 @@ def server(
 
 
 def everything_in(folder: Path) -> list[Path]:
+    """Files, and folders with nothing in them."""
     return [path for path in folder.rglob("*") if path.is_file() or not any(path.iterdir())]
 
 
@@ -119,15 +123,36 @@ def test_an_interrupt_between_the_two_leaves_nothing(
 ) -> None:
     real = pulling.download
 
-    def once(file: remote.RemoteFile, path: Path) -> None:
+    def once(file: remote.RemoteFile, path: Path, on_bytes: Callable[[int], None]) -> None:
         if file.url.endswith("FC_layer.t7"):
             raise KeyboardInterrupt
-        real(file, path)
+        real(file, path, on_bytes)
 
     monkeypatch.setattr(pulling, "download", once)
     with pytest.raises(KeyboardInterrupt):
         store.find_model("caf-alexnet")
     assert everything_in(home / ".cache" / "vafer") == []
+
+
+def test_what_a_killed_pull_left_goes_with_the_next(server: Server, home: Path) -> None:
+    cache = home / ".cache" / "vafer"
+    for name, age_s in ((".caf-alexnet-old", 2 * 24 * 3600), (".caf-alexnet-new", 60)):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "Encoder.t7").write_bytes(b"half")
+        os.utime(cache / name, (time.time() - age_s,) * 2)
+    path = store.find_model("caf-alexnet")
+    assert {*cache.iterdir()} == {path.parent, cache / ".caf-alexnet-new"}  # which may be at work
+
+
+def test_a_long_download_says_how_far_it_is(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vafer.pulling.TOLD_EVERY", 5_000_000)
+    monkeypatch.setattr("vafer.download.CHUNK_BYTES", 1_000_000)
+    notices: list[str] = []
+    store.find_model("caf-alexnet", on_notice=notices.append)
+    assert isinstance(notices[0], pulling.Licence)
+    assert notices[1:] == ["caf-alexnet: 5 of 12 MB"]  # of the encoder, which has ten
 
 
 def test_two_pulls_at_once_do_not_meet(
@@ -220,7 +245,7 @@ def test_entries_are_all_names_and_the_defaults_are_marked(home: Path) -> None:
     assert by_name["buffalo_s"].where == "remote"
     assert by_name["buffalo_s"].n_bytes == 127_607_557
     assert "non-commercial" in by_name["buffalo_s"].licence
-    assert not everything_in(home)[1:]
+    assert everything_in(home) == []
 
 
 def test_damaged_files_do_not_break_the_list(
@@ -231,7 +256,7 @@ def test_damaged_files_do_not_break_the_list(
     (weights / "bad.safetensors").write_bytes(b"no model")
     (weights / "bad-faces.onnx").write_bytes(b"no graph")
     monkeypatch.setattr(store, "WEIGHTS", weights)
-    pack = home / ".insightface" / "models" / "buffalo_l" / "det_10g.onnx"
+    pack = home / ".cache" / "vafer" / "buffalo_l" / "det_10g.onnx"
     pack.parent.mkdir(parents=True)
     pack.write_bytes(b"cut off")
     problems = {entry.name: str(entry.problem) for entry in entries() if entry.problem}
@@ -333,9 +358,33 @@ def test_info_of_what_is_not_here_says_what_pull_would_do(home: Path) -> None:
     facts = info("caf-alexnet").facts
     assert "git blob id 0682ae01d35b2bd13c64d78a92e93032279004a7" in facts["Encoder.t7"]
     assert "not stated by its authors" in facts["licence"]
-    assert not everything_in(home)[1:]
+    assert everything_in(home) == []
     with pytest.raises(UsageError, match=r"nonesuch: no such file.*buffalo_s"):
         info("nonesuch")
+    with pytest.raises(UsageError, match=r"^'': no such file"):
+        info("")
+    with pytest.raises(UsageError, match="cannot be read: file name too long"):
+        info("x" * 300)
+
+
+def test_info_of_a_file_by_its_ending(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "det.ONNX").write_bytes((shared / "models" / "scrfd_500m.onnx").read_bytes())
+    assert info(str(tmp_path / "det.ONNX")).facts["kind"] == "detector"
+    (tmp_path / "Encoder.t7").touch()
+    with pytest.raises(UsageError, match=r"Encoder\.t7: PyTorch's file.*vafer models convert"):
+        info(str(tmp_path / "Encoder.t7"))
+
+
+def test_without_a_home_nothing_is_cached_and_nothing_is_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    found = [entry for entry in entries() if entry.where != "embedded"]
+    assert {(entry.where, entry.problem) for entry in found} == {("remote", None)}
 
 
 def test_short_scores() -> None:

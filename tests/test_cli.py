@@ -440,12 +440,31 @@ INTERRUPTED_PULL = """
 import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where tests run
 from vafer import cli, pulling
-def download(file, path):
+def download(file, path, on_bytes):
     path.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGINT)
 pulling.download = download
 cli.main()
 """
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_pull_on_the_way_that_is_interrupted_keeps_nothing(
+    sample: Path, tmp_path: Path, quiet: tuple[str, ...], number: signal.Signals
+) -> None:
+    code = INTERRUPTED_PULL.replace("(), signal.SIGINT", f"(), {int(number)}")
+    named = ["--detector", "buffalo_s", "--out", str(tmp_path / "r.parquet")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "annotate", str(sample), *named, *quiet],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 130
+    assert "non-commercial research only" in done.stderr.splitlines()[0]  # even with --quiet
+    assert "error: interrupted" in done.stderr
+    assert list((tmp_path / "cache" / "vafer").iterdir()) == []
 
 
 def test_ctrl_c_in_a_pull_keeps_nothing(tmp_path: Path) -> None:

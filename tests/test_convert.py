@@ -108,7 +108,7 @@ def test_the_published_pair_is_known_by_its_blob_ids(
     convert(*pair, tmp_path / "caf.safetensors")
     card = read_card(tmp_path / "caf.safetensors")
     assert card.licence == "not stated by its authors; ask them"
-    assert "AFEW-VA" in card.training["sets"]
+    assert card.training["datasets"] == ["aff-wild", "afew-va"]
 
 
 class Malicious:
@@ -147,6 +147,9 @@ def changed(state: Weights, **changes: Any) -> dict[str, Any]:
         ({"features__0__bias": torch.ones(96)}, r"has shape (96,), expected (64,)"),
         ({"features__0__bias": torch.ones(64, dtype=torch.int64)}, "is torch.int64"),
         ({"features__0__bias": torch.full((64,), torch.nan)}, "NaN"),
+        ({"features__0__bias": torch.full((64,), 1e300, dtype=torch.float64)}, "infinite"),
+        ({"features__0__bias": torch.ones(64).to_sparse()}, "is a sparse, nested or empty tensor"),
+        ({"features__0__bias": torch.ones(64, device="meta")}, "is a sparse, nested or empty"),
         ({"features__0__bias": "text"}, "is str"),
         ({"epoch": 3}, "holds epoch"),
     ],
@@ -180,7 +183,7 @@ def test_what_is_no_state_dict_is_refused(
 ) -> None:
     bad = tmp_path / "bad.t7"
     bad.write_bytes(content)
-    found = "damaged, cut off or of another kind" if content else "empty"
+    found = "damaged, cut off, of another kind, or holds code" if content else "empty"
     with pytest.raises(ModelError, match=f"it is {found}, and nothing in it was run") as caught:
         convert(bad, pair[1], tmp_path / "out.safetensors")
     assert "weights_only" not in str(caught.value)  # PyTorch's advice is not ours

@@ -110,7 +110,20 @@ def test_box_crop_shows_the_box_with_its_margin() -> None:
     assert shown.sum().item() == pytest.approx(255 * 40 * 40)
 
 
-@pytest.mark.parametrize("kind", ["aligned", "box"])
+def test_a_stretched_crop_shows_the_box_alone_with_its_margin() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[30:70, 20:40] = 255  # 40 rows, 20 columns
+    box = np.array([[20, 30, 40, 70]])
+    spec = CropSpec(kind="stretched", size=40)
+    exact = warp([cut(image, spec.matrices(box, None)[0], 40)], 40)
+    assert exact[..., 1:-1].min() > 254
+    wide = CropSpec(kind="stretched", size=80, margin=1.0)
+    shown = warp([cut(image, wide.matrices(box, None)[0], 80)], 80)[0, 0]
+    assert shown[21:59, 21:59].min() > 254
+    assert shown.sum().item() == pytest.approx(255 * 40 * 40, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["aligned", "box", "stretched"])
 def test_a_widened_crop_holds_the_crop_in_its_middle(kind: str) -> None:
     image = smooth_image(300, 300)
     landmarks = (np.array(FACE_TEMPLATE) * 60 + 110)[None]
@@ -157,6 +170,10 @@ def test_spec_survives_json_and_refuses_nonsense() -> None:
         {"size": 0},
         {"template": [[0, 0]]},
         {"margin": -1},
+        {"margin": float("nan")},
+        {"size": 64.5},
+        {"std": [1, 1, float("nan")]},
+        {"mean": [0, 0, float("inf")]},
         {"std": [1, 1, 0]},
         {"colour": "red"},
         {"mean": ["a", "b", "c"]},

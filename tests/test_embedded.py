@@ -9,14 +9,14 @@ from insightface.model_zoo import get_model
 from skimage import data
 
 import vafer
-from vafer.catalogue import detector_card
 from vafer.faces import Detector
 from vafer.labelled import overlap
-from vafer.onnx_file import onnx_weights_sha256
+from vafer.onnx_file import detector_card, onnx_weights_sha256
 from vafer.options import Sampling
 from vafer.probe import probe
 from vafer.search import AGREES
 from vafer.store import DEFAULT_MODEL, find_detector
+from vafer.table import read_provenance
 from vafer.video import VideoReader
 
 
@@ -61,11 +61,17 @@ def test_it_finds_the_faces_of_recordings_it_never_saw(name: str, path: Path, sh
     assert n_found == n
 
 
-def test_without_a_name_the_embedded_two_are_used_said_and_recorded(sample: Path) -> None:
+def test_without_a_name_the_embedded_two_are_used_said_and_recorded(
+    sample: Path, tmp_path: Path
+) -> None:
     told: list[str] = []
-    results = vafer.annotate(sample, on_notice=told.append, sampling=Sampling(every=5))
+    out = tmp_path / "results.parquet"
+    results = vafer.annotate(sample, out, on_notice=told.append, sampling=Sampling(every=5))
     assert told == [f"model {DEFAULT_MODEL} (embedded, the default), detector "
                     "vafer-faces (embedded, the default)"]  # fmt: skip
+    (run,) = read_provenance(out)["runs"]
+    for kind, name in (("model", DEFAULT_MODEL), ("detector", "vafer-faces")):
+        assert (run[kind]["name"], run[kind]["origin"]) == (name, "embedded")
     has_face = results.table.filter(pl.col("frame_index") < 38)["valence"].is_not_null()
     assert has_face.all()
     assert results.table.filter(pl.col("frame_index") >= 40)["valence"].null_count() == 2

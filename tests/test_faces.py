@@ -12,7 +12,7 @@ from insightface.model_zoo import get_model
 from onnx import TensorProto, helper
 
 from vafer.errors import ModelError, UsageError
-from vafer.faces import Detector, Fit
+from vafer.faces import YUNET_OUTPUTS, Detector, Fit
 from vafer.options import DetectorOptions
 from vafer.store import WEIGHTS
 
@@ -159,6 +159,70 @@ def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
         Detector(graph(tmp_path / "recognition.onnx", 1, [1, 3, 112, 112]))
     with pytest.raises(ModelError, match="not a face detector"):
         Detector(graph(tmp_path / "nothing.onnx", 1, [1, 3, 50, 70]))
+
+
+def test_what_only_looks_like_a_detector_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"seven\.onnx does not give what a face detector"):
+        Detector(graph(tmp_path / "seven.onnx", 7, [1, 3, 64, 64]))
+    with pytest.raises(ModelError, match=r"nine\.onnx does not .* outputs of shapes \[1, 3, 64, 6"):
+        Detector(graph(tmp_path / "nine.onnx", 9, [1, 3, 64, 64]))
+    with pytest.raises(ModelError, match=r"eight\.onnx cannot be run as a face detector"):
+        Detector(graph(tmp_path / "eight.onnx", 9, [8, 3, 64, 64]))
+    path = graph(tmp_path / "yunet.onnx", 12, [1, 3, 64, 64])
+    model = onnx.load_model(path)
+    for output, name in zip(model.graph.output, sorted(YUNET_OUTPUTS), strict=True):
+        for node in model.graph.node:
+            node.output[:] = [name if o == output.name else o for o in node.output]
+            node.op_type = "Unheard"
+        output.name = name
+    onnx.save_model(model, path)
+    with pytest.raises(ModelError, match=r"yunet\.onnx has the outputs of YuNet, and OpenCV"):
+        Detector(path)
+    with pytest.raises(ModelError, match=r"gone\.onnx: cannot be read: No such file"):
+        Detector(tmp_path / "gone.onnx")
+
+
+@pytest.mark.parametrize("name", ["scrfd_500m.onnx", "yunet_n_dynamic.onnx"])
+def test_a_file_is_what_runs_whatever_it_is_called(
+    shared: Path, six_faces: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    decoy = tmp_path / ".insightface" / "models" / "mine"  # insightface takes a name for a pack
+    decoy.mkdir(parents=True)
+    (decoy / "det.onnx").write_bytes((shared / "models" / "scrfd_2.5g.onnx").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    expected = Detector(shared / "models" / name).detect(six_faces)
+    for own in ("mine", "mine.ONNX"):
+        Path(own).write_bytes((shared / "models" / name).read_bytes())
+        found = Detector(Path(own)).detect(six_faces)
+        np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_weights_beside_the_file_are_refused(shared: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(shared / "models" / "scrfd_500m.onnx")
+    path = tmp_path / "split.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
+    with pytest.raises(ModelError, match=r"split\.onnx keeps its weights in other files"):
+        Detector(path)
+
+
+def test_a_damaged_detector_of_our_own_is_refused(tmp_path: Path) -> None:
+    content = bytearray((WEIGHTS / "vafer-faces.onnx").read_bytes())
+    model = onnx.load_model_from_string(bytes(content))
+    weights = max(model.graph.initializer, key=lambda weight: len(weight.raw_data)).raw_data
+    content[content.index(weights) + len(weights) // 2] ^= 0x80
+    (tmp_path / "flipped.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"flipped\.onnx is damaged, or was changed: its weights"):
+        Detector(tmp_path / "flipped.onnx")
+
+
+def test_a_second_look_is_what_the_card_asks_for(shared: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(shared / "models" / "scrfd_500m.onnx")
+    path = tmp_path / "carded.onnx"
+    for card, looks_twice in (("{}", False), ('{"second_look": true}', True)):
+        onnx.helper.set_model_props(model, {"vafer": card})
+        onnx.save_model(model, path)
+        assert Detector(path).looks_twice == looks_twice
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,35 @@ def test_what_is_no_model_file_is_refused_with_the_reason(saved: Path, tmp_path:
         assert path.name in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format_version": float("inf")}, "lacks the model card"),
+        ({"name": 5}, "name in its card is 5, expected text"),
+        ({"licence": None}, "licence in its card is None, expected text"),
+        ({"metrics": []}, r"metrics in its card is \[\], expected a JSON object"),
+        ({"pool": 1.5}, "pool in its card is 1.5, expected a whole number"),
+        ({"crop": {"size": 0}}, "its card asks for what cannot be: crop size is 0"),
+    ],
+)
+def test_a_card_that_makes_no_sense_is_refused(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    card = {"format_version": 1, **json.loads(json.dumps(CARD, default=vars_of)), **change}
+    path = write(tmp_path / "odd.safetensors", card)
+    with pytest.raises(ModelError, match=rf"odd\.safetensors.*{says}"):
+        read_card(path)
+
+
+def test_a_network_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    net = AVNet("alexnet", 1)
+    torch.nn.init.constant_(net.regressor[-1].bias, torch.nan)
+    path = tmp_path / "nan.safetensors"
+    save_model(path, net, CARD)
+    with pytest.raises(ModelError, match=r"regressor\.6\.bias holds NaN or infinite numbers"):
+        load_model(path)
+
+
 def test_an_unknown_backbone_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_model(path, AVNet("alexnet", 1), replace(CARD, backbone="vgg"))

@@ -11,8 +11,8 @@ from typer.main import get_command
 
 import vafer
 from vafer import catalogue, cli, store
-from vafer.catalogue import detector_card
 from vafer.model import load_model
+from vafer.onnx_file import detector_card
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.table import SCHEMA, VIDEOS_SCHEMA
 

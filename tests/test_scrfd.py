@@ -92,7 +92,7 @@ def a_graph(path: Path, *nodes: onnx.NodeProto, sides: tuple[int | str, int | st
 
 def test_what_cannot_be_run_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
-    with pytest.raises(ModelError, match="cannot be read as an ONNX file"):
+    with pytest.raises(ModelError, match=r"a\.onnx: cannot be read: No such file"):
         Graph(path)
     path.touch()
     with pytest.raises(ModelError, match=r"a\.onnx is empty\. Expected a face detector"):

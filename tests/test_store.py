@@ -133,13 +133,19 @@ def test_an_embedded_name_wins_over_a_file_of_that_name(weights: Path, tmp_path:
         ("gone.safetensors", "gone.safetensors: no such file"),
         ("no/where", "no/where: no such file"),
         ("weights", "weights is a folder"),
-        ("x" * 5000, "File name too long"),
+        ("x" * 5000, "file name too long"),
         ("", "an empty name for a model"),
     ],
 )
 def test_a_missing_model_says_what_was_looked_for(weights: Path, wanted: str, says: str) -> None:
     with pytest.raises(ModelError, match=re.escape(says)):
         store.find_model(wanted)
+
+
+def test_a_run_folder_is_its_model(tmp_path: Path) -> None:
+    path = put(tmp_path / "run" / "model.safetensors")
+    choice = store.choose_model(tmp_path / "run", on_notice=print)
+    assert (choice.path, str(choice)) == (path, f"{path} (file)")
 
 
 def test_a_missing_model_lists_the_embedded_ones(weights: Path) -> None:
@@ -280,7 +286,7 @@ def test_a_damaged_cached_file_is_refused_and_not_replaced(
     find: Find, server: Server, home: Path
 ) -> None:
     server.serve("/tiny.zip", ARCHIVE)
-    path = put(home / ".insightface" / "models" / "tiny" / "det.onnx", DETECTOR[:-1] + b"!")
+    path = put(home / ".cache" / "vafer" / "tiny" / "det.onnx", DETECTOR[:-1] + b"!")
     with pytest.raises(ModelError) as caught:
         find("tiny")
     for part in (str(path), store.sha256(path), PACK.file_sha256, "Delete it"):
@@ -290,9 +296,26 @@ def test_a_damaged_cached_file_is_refused_and_not_replaced(
 
 
 def test_a_cached_file_that_cannot_be_read_is_refused(find: Find, home: Path) -> None:
-    (home / ".insightface" / "models" / "tiny" / "det.onnx").mkdir(parents=True)
+    (home / ".cache" / "vafer" / "tiny" / "det.onnx").mkdir(parents=True)
     with pytest.raises(ModelError, match=r"det\.onnx: cannot be read: Is a directory"):
         find("tiny")
+
+
+@pytest.mark.parametrize("content", [DETECTOR[:-1] + b"!", None])
+def test_what_insightface_has_of_another_kind_is_passed_over(
+    find: Find, server: Server, home: Path, content: bytes | None
+) -> None:
+    theirs = home / ".insightface" / "models" / "tiny" / "det.onnx"
+    if content is None:
+        theirs.mkdir(parents=True)
+    else:
+        put(theirs, content)
+    server.serve("/tiny.zip", ARCHIVE)
+    own = home / ".cache" / "vafer" / "tiny" / "det.onnx"
+    assert find("tiny") == own
+    assert find("tiny") == own
+    assert server.asked == ["/tiny.zip"]
+    assert theirs.is_dir() or theirs.read_bytes() == content
 
 
 def test_without_a_home_only_a_path_will_do(

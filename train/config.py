@@ -33,16 +33,16 @@ def _expect(holds: bool, key: str, found: object, expected: str) -> None:
 class DataConfig:
     """Which faces, and how they are fed.
 
-    root: the data set's folder; $VAFER_DATA/<dataset> if null. detector: ONNX file that finds the
-    landmarks that the data set does not give; the embedded one if null. cache: folder of the crops;
-    $VAFER_DATA/crops if null. fold: of `n_folds` by person, the one that is held out. split_seed,
-    split_fraction: of Aff-Wild's videos that are held out. assignment: file that says who is held
-    out instead, such as the split.json of a run or an evaluation. border: pixels of surroundings
-    stored around each crop, for augmentation. augment: `crop` is the paper's (random crop and
-    flip), `strong` adds turns, blur, light and occlusion, `none` takes the middle. labels: of the
-    dataset `faces`, whose faces have the name of an expression; `graded` mixes it with what a face
-    looks like to networks that never saw it. in_memory: `auto` keeps the decoded set on the device
-    when it takes less than half of its free memory.
+    root: the data set's folder; $VAFER_DATA/<dataset> if null. detector: of the landmarks that the
+    data set does not give, a name or an ONNX file; the embedded one if null. cache: folder of the
+    crops; $VAFER_DATA/crops if null. fold: of `n_folds` by person, the one that is held out.
+    split_seed, split_fraction: of Aff-Wild's videos that are held out. assignment: file that says
+    who is held out instead, such as the split.json of a run or an evaluation. border: pixels of
+    surroundings stored around each crop, for augmentation. augment: `crop` is the paper's (random
+    crop and flip), `strong` adds turns, blur, light and occlusion, `none` takes the middle. labels:
+    of the dataset `faces`, whose faces have the name of an expression; `graded` mixes it with what
+    a face looks like to networks that never saw it. in_memory: `auto` keeps the decoded set on the
+    device when it takes less than half of its free memory.
     """
 
     dataset: Dataset = "affectnet"

@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 
-from vafer.catalogue import detector_card
 from vafer.errors import UsageError, VaferError
 from vafer.files import write_whole
-from vafer.model import load_model, save_model
-from vafer.onnx_file import METADATA_KEY
+from vafer.model import load_model, save_model, weights_sha256
+from vafer.onnx_file import METADATA_KEY, WEIGHTS_SHA256, detector_card, onnx_weights_sha256
 from vafer.store import WEIGHTS
 
 LICENCE = "Apache-2.0"
@@ -38,6 +37,11 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
     text = target.with_suffix(".md").read_text(encoding="utf-8")
     if path.suffix == ".safetensors":
         model = load_model(path)
+        stored = {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in model.net.state_dict().items()
+        }
+        _check_metrics(metrics, "model", weights_sha256(stored))
         metrics = {**model.card.metrics, **metrics}
         card = replace(model.card, name=name, licence=LICENCE, metrics=metrics, text=text)
         save_model(target, model.net, card, dtype=torch.float16)
@@ -46,17 +50,31 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
         raise UsageError(f"{path}: expected a .safetensors or an .onnx file")
     import onnx
 
-    old = detector_card(path)
+    old, weights = detector_card(path), onnx_weights_sha256(path)
+    _check_metrics(metrics, "candidate", weights)
     new = {
         "name": name,
         "licence": LICENCE,
         "metrics": {**old.get("metrics", {}), **metrics},
         "text": text,
+        WEIGHTS_SHA256: weights,
     }
     network = onnx.load_model(str(path))
     onnx.helper.set_model_props(network, {METADATA_KEY: json.dumps({**old, **new}, sort_keys=True)})
     write_whole(target, lambda file: onnx.save_model(network, str(file)))
     return target
+
+
+def _check_metrics(metrics: dict[str, Any], key: str, weights: str) -> None:
+    """Refuse figures of other weights than those that ship. Raises UsageError."""
+    of = metrics.get(key)
+    if of is not None and of["weights_sha256"] != weights:
+        raise UsageError(
+            f"these metrics are of the weights {of['weights_sha256']}, the file's are {weights}: "
+            "expected those of the file. Run the bench on it"
+        )
+    if metrics.get("one_look") or metrics.get("every", 1) != 1:
+        raise UsageError("these metrics are of one look, or not of every frame: not of what ships")
 
 
 def main() -> int:

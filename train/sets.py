@@ -23,7 +23,7 @@ from vafer.errors import UsageError
 from vafer.faces import Detector
 from vafer.labelled import FaceFinder
 from vafer.options import SplitOptions
-from vafer.store import find_detector
+from vafer.store import choose_detector
 
 # Pleasure and arousal of the emotion words, Russell & Mehrabian 1977; neutral is 0 by definition.
 EXPRESSION_NORMS = {
@@ -98,7 +98,7 @@ def _published(
     }
     finder = FaceFinder(config.crop, is_cropped=dataset.is_cropped, border=data.border)
     if any(finder.needs_detector(rows) for rows in sets.values()):
-        finder.detector = _detector(data.detector)
+        finder.detector = _detector(data.detector, on_notice)
     train, held_out = (
         _labelled_faces(set_name, dataset, rows, finder, data, on_progress, on_notice)
         for set_name, rows in sets.items()
@@ -160,14 +160,12 @@ def _crops(
     return cached_crops(name, parts, finder, cache, partial(on_progress, name))
 
 
-def _detector(path: Path | None) -> Detector:
-    if path is None:
-        return Detector(find_detector(None, on_notice=lambda text: None))
-    if not path.is_file():
-        raise UsageError(
-            f"{path}: no such file, named by data.detector: expected an ONNX face detector"
-        )
-    return Detector(path)
+def _detector(named: Path | None, on_notice: Callable[[str], None]) -> Detector:
+    """By a name that vafer knows, too. Raises ModelError."""
+    is_file = named is not None and named.is_file()
+    choice = choose_detector(named.absolute() if is_file and named else named, on_notice=on_notice)
+    on_notice(f"faces that have no landmarks are found by {choice}")
+    return Detector(choice.path)
 
 
 def _synthetic(config: TrainConfig) -> Split:
@@ -207,7 +205,7 @@ def _faces(
             pl.col("identity") != NO_IDENTITY
         ),
     }
-    detector = _detector(data.detector)
+    detector = _detector(data.detector, on_notice)
     finder = FaceFinder(config.crop, detector, is_cropped=True, border=data.border)
     every = {}
     for name, table in tables.items():

@@ -1,7 +1,7 @@
 """Valence and arousal of every face in every frame of a recording.
 
 >>> import vafer
->>> results = vafer.annotate("videos/", detector="buffalo_l")
+>>> results = vafer.annotate("videos/")
 >>> results.table, results.videos
 
 Names are imported at first use: `import vafer` itself loads neither torch nor a decoder.

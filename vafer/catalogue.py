@@ -1,6 +1,5 @@
 """What models and detectors there are, and what each says of itself."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,8 +8,8 @@ from typing import Any, Literal
 
 from vafer import store
 from vafer.download import sha256
-from vafer.errors import ModelError, UsageError
-from vafer.onnx_file import METADATA_KEY, onnx_weights_sha256, read_onnx
+from vafer.errors import ModelError, UsageError, why_unreadable
+from vafer.onnx_file import detector_card, onnx_weights_sha256
 from vafer.remote import PACKS, PAIRS, Pack, Pair
 
 Kind = Literal["model", "detector"]
@@ -76,33 +75,28 @@ def info(name_or_path: str) -> Info:
             return _remote_info(item)
         return _model_info(path, "cached") if isinstance(item, Pair) else _pack_info(item, path)
     path = Path(name_or_path)
-    if (path / "model.safetensors").is_file():
-        path /= "model.safetensors"
-    if path.is_dir():
+    try:
+        is_run, is_folder = (path / store.OF_A_RUN).is_file(), path.is_dir()
+        is_file = is_run or path.is_file()
+    except OSError as error:
+        why = why_unreadable(path, error)
+        raise UsageError(f"{name_or_path}: cannot be read: {why}") from error
+    if is_run:
+        path /= store.OF_A_RUN
+    elif name_or_path and is_folder:
         raise UsageError(f"{name_or_path} is a folder without a model.safetensors: no run folder")
-    if not path.is_file():
+    if not is_file:
         names = ", ".join(entry.name for entry in entries())
         raise UsageError(
-            f"{name_or_path}: no such file, and no name that vafer knows. Expected a .safetensors "
-            f"or .onnx file, a run folder, or one of {names}"
+            f"{name_or_path or repr(name_or_path)}: no such file, and no name that vafer knows. "
+            f"Expected a .safetensors or .onnx file, a run folder, or one of {names}"
         )
-    return _detector_info(path) if path.suffix == ".onnx" else _model_info(path)
-
-
-def detector_card(path: Path) -> dict[str, Any]:
-    """What an ONNX file says of itself under the key `vafer`; empty for others' files.
-
-    Raises ModelError when it is no ONNX file, or when what it says is no JSON object.
-    """
-    properties = read_onnx(path, with_weights=False).metadata_props
-    text = next((entry.value for entry in properties if entry.key == METADATA_KEY), "{}")
-    try:
-        card = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"{path}: its card is not JSON ({error})") from error
-    if not isinstance(card, dict):
-        raise ModelError(f"{path}: its card is {text[:40]}, expected a JSON object")
-    return card
+    ending = path.suffix.lower()
+    if ending == ".onnx":
+        return _detector_info(path)
+    if problem := store.NO_MODELS.get(ending):
+        raise UsageError(f"{name_or_path}: {problem}")
+    return _model_info(path)
 
 
 OF_DETECTORS = {"recall": "recall", "false_per_100": "false"}
@@ -110,7 +104,7 @@ OF_DETECTORS = {"recall": "recall", "false_per_100": "false"}
 
 def short_scores(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Of each set: CCC of valence and arousal, or what matters of a detector, or what is first."""
-    for name, found in metrics.items():
+    for name, found in sorted(metrics.items(), key=lambda item: str(item[0]).casefold()):
         if isinstance(found, Mapping):
             cccs = [
                 found[dimension].get("ccc")
@@ -179,8 +173,10 @@ def _remote(item: Pack | Pair) -> Entry:
     problem, path = None, None
     try:
         path = store.cached(item)
-    except (ModelError, UsageError) as error:  # UsageError: there is no home to look in
+    except ModelError as error:
         problem = str(error)
+    except UsageError:  # there is no home to look in
+        pass
     is_here = path is not None or problem is not None
     return Entry(
         name=item.name,
@@ -215,18 +211,18 @@ def _checked(path: Path, found: Info) -> Info:
 
 
 def _model_info(path: Path, where: str = "file") -> Info:
-    from vafer.model import read_card, read_weights, weights_sha256
+    from vafer.model import load_model, read_weights, weights_sha256
 
-    card, weights = read_card(path), read_weights(path)
+    card, weights = load_model(path).card, read_weights(path)
     n_weights = sum(weight.numel() for weight in weights.values())
     types = ", ".join(sorted({str(weight.dtype).split(".")[-1] for weight in weights.values()}))
     crop = card.crop
     colour = "grey (BT.601 luma)" if crop.grey else "RGB"
-    how = (
-        "aligned by five landmarks"
-        if crop.kind == "aligned"
-        else f"square around the detector's box, its longer side × {1 + crop.margin:g}"
-    )
+    how = {
+        "aligned": "aligned by five landmarks",
+        "box": f"square around the detector's box, its longer side × {1 + crop.margin:g}",
+        "stretched": f"the detector's box, its sides × {1 + crop.margin:g}, stretched to a square",
+    }[crop.kind]
     is_default = where == "embedded" and path.stem == store.DEFAULT_MODEL
     found = Info(
         {
@@ -254,7 +250,7 @@ def _where(where: str, is_default: bool) -> str:
 
 
 def _detector_info(path: Path, where: str = "file") -> Info:
-    from vafer.faces import Detector, is_yunet
+    from vafer.faces import Detector
 
     card = detector_card(path)
     detector = Detector(path)
@@ -268,7 +264,7 @@ def _detector_info(path: Path, where: str = "file") -> Info:
             WEIGHTS_SHA256: onnx_weights_sha256(path),
             "licence": str(card.get("licence", "not stated in the file")),
             "family": "YuNet, run by OpenCV"
-            if is_yunet(path)
+            if detector.is_yunet
             else "SCRFD, or of its output layout",
             "input": f"{size[0]} × {size[1]} pixels" if size else "any size",
             "landmarks": "five" if detector.has_landmarks else "none",

@@ -4,7 +4,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -72,6 +72,20 @@ def _interrupts_raise() -> None:
         raise KeyboardInterrupt
 
 
+def _notices(*, quiet: bool) -> Callable[[str], None]:
+    """Shows what there is to be known; of what is downloaded, the licence even if kept quiet."""
+
+    def show(text: str) -> None:
+        from vafer.pulling import Licence
+
+        if isinstance(text, Licence):
+            _interrupts_raise()  # a download begins, of which nothing is to be left
+        if not quiet or isinstance(text, Licence):
+            console.show_notice(text)
+
+    return show
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"vafer {__version__}")
@@ -109,7 +123,7 @@ def annotate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A name of `vafer models list`, or a .safetensors file.",
+            help="A name of `vafer models list`, a .safetensors file, or a run folder.",
             show_default="the embedded one",
         ),
     ] = None,
@@ -137,10 +151,14 @@ def annotate(
     ] = None,
     det_size: Annotated[
         int,
-        typer.Option(help="Frames are shrunk, never enlarged, to this longer side.", min=STRIDE),
+        typer.Option(
+            help="Frames are shrunk, never enlarged, to this longer side. Faces that are then "
+            "below some 15 pixels are seldom found.",
+            min=STRIDE,
+        ),
     ] = DetectorOptions.size,
     det_threshold: Annotated[
-        float, typer.Option(help="Least score of a face.")
+        float, typer.Option(help="Least score of a face, above 0 and below 1.")
     ] = DetectorOptions.threshold,
     min_face: Annotated[
         float,
@@ -218,7 +236,7 @@ def annotate(
                 shard=part,
                 overwrite=overwrite,
                 on_progress=on_progress,
-                on_notice=console.show_notice if not quiet else lambda text: None,
+                on_notice=_notices(quiet=quiet),
             )
         if quiet:
             console.show_problems(results.videos, results.others)
@@ -284,8 +302,8 @@ def evaluate(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Predict with this: a name of `vafer models list`, a .safetensors file, or a "
-            "folder of runs with one model a fold.",
+            help="Predict with this: a name of `vafer models list`, a .safetensors file, a run "
+            "folder, or a folder of runs with one model a fold.",
             show_default="the embedded one",
         ),
     ] = None,
@@ -389,7 +407,7 @@ def evaluate(
                 out=out,
                 overwrite=overwrite,
                 on_progress=on_progress,
-                on_notice=console.show_notice if not quiet else lambda text: None,
+                on_notice=_notices(quiet=quiet),
             )
         console.show_warnings(evaluation)
         if not quiet:

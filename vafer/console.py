@@ -24,7 +24,7 @@ EARLIER = "of an earlier run with other inputs"
 PIPE_COLUMNS = 1000  # of a table that no terminal wraps
 EXPLAINED = {  # scores of the list
     "CCC": "of valence and arousal, on the set that is named",
-    "recall": "share of the faces that a stronger detector finds there",
+    "recall": "share of the faces of 40 pixels or more that a stronger detector finds there",
     "false": "false faces in 100 pictures without one",
 }
 SHORT_LIST = 5  # longer ones of a card are shown as their length

@@ -9,9 +9,8 @@ PyTorch files: the encoder, which is torchvision's AlexNet up to `features`, and
 - Outputs (src/main.py): valence first, arousal second. The demo (Real_demo/main.py) adds 0.15 to
   both, for show; vafer does not.
 - Crop (`draw_results_ssd` in Real_demo/my_util/detect_util.py, called with ad = 0.1): the
-  detector's box, widened by a tenth of its size on each side, resized to 224 × 224 pixels.
-  Theirs stretches the rectangle, and each crop to the full range of grey levels; ours is a square
-  around it, as it is.
+  detector's box, widened by a tenth of its size on each side, stretched to 224 × 224 pixels.
+  Theirs also stretches the crop to the full range of grey levels; ours leaves it as it is.
 - Colour: ImageNet's mean and deviation over RGB, as PIL reads it, in training (`FaceDataset` in
   src/main.py). The demo hands over OpenCV's BGR; we follow the training.
 """
@@ -26,11 +25,11 @@ import torch
 
 from vafer.crops import CropSpec
 from vafer.download import git_blob_id
-from vafer.errors import ModelError, OutputError, UsageError
+from vafer.errors import ModelError, OutputError, UsageError, why_unreadable
 from vafer.model import AVNet, ModelCard, save_model
 from vafer.remote import CAF_ALEXNET, CAF_REPOSITORY
 
-CROP = CropSpec(kind="box", size=224, margin=0.2)
+CROP = CropSpec(kind="stretched", size=224, margin=0.2)
 
 PARTS = ("weight", "bias")
 # Their names → those of AVNet("alexnet", 6).
@@ -75,7 +74,11 @@ def convert(encoder: Path, regressor: Path, out: Path) -> None:
 def _check_out(out: Path) -> None:
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: expected a name that ends in .safetensors")
-    if out.exists():
+    try:
+        is_there = out.exists()
+    except OSError as error:  # as of a name that is too long
+        raise OutputError(f"{out} cannot be written: {error.strerror}") from error
+    if is_there:
         raise UsageError(f"{out} is there already. Name another file, or remove it first")
 
 
@@ -90,7 +93,7 @@ def _card(name: str, encoder: Path, regressor: Path) -> ModelCard:
         "git_blob_ids": blobs,
     }
     if is_published:
-        training["sets"] = "Aff-Wild and AFEW-VA, for demonstration only: demonstration/README.md"
+        training["datasets"] = ["aff-wild", "afew-va"]  # as demonstration/README.md says
     return ModelCard(
         name=name,
         backbone="alexnet",
@@ -104,12 +107,15 @@ def _card(name: str, encoder: Path, regressor: Path) -> ModelCard:
 def _read(path: Path) -> dict[str, Any]:
     """A state dict, read without running what a pickle may hold. Raises ModelError."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # about the protocol of a bare pickle
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file") from error
+        with path.open("rb"):
+            pass
     except IsADirectoryError as error:
         raise ModelError(f"{path} is a folder: expected a file of PyTorch weights") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {why_unreadable(path, error)}") from error
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about the protocol of a bare pickle
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and storage each have their own for a damaged file
         # PyTorch's own text advises to read the file without this protection.
         if code := re.search(r"GLOBAL (\S+)", str(error)):
@@ -119,7 +125,7 @@ def _read(path: Path) -> dict[str, Any]:
                 "source that you trust"
             ) from error
         is_empty = path.is_file() and path.stat().st_size == 0
-        found = "empty" if is_empty else "damaged, cut off or of another kind"
+        found = "empty" if is_empty else "damaged, cut off, of another kind, or holds code"
         raise ModelError(
             f"{path} cannot be read as PyTorch weights: it is {found}, and nothing in it was run. "
             "Expected a state dict that torch.save wrote; if it was downloaded, do so anew"
@@ -171,13 +177,18 @@ def _renamed(
 
 
 def _checked(path: Path, key: str, value: object, shape: tuple[int, ...]) -> torch.Tensor:
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-        raise ModelError(f"{path}: {key} is {found}: expected a tensor of floating-point numbers")
+    expected = "expected a dense tensor of floating-point numbers"
+    if not isinstance(value, torch.Tensor):
+        raise ModelError(f"{path}: {key} is {type(value).__name__}: {expected}")
+    if value.layout != torch.strided or value.is_nested or value.is_meta:
+        raise ModelError(f"{path}: {key} is a sparse, nested or empty tensor: {expected}")
+    if not value.is_floating_point():
+        raise ModelError(f"{path}: {key} is {value.dtype}: {expected}")
     if tuple(value.shape) != shape:
         raise ModelError(
             f"{path}: {key} has shape {tuple(value.shape)}, expected {shape}: it is another network"
         )
+    value = value.float()
     if not value.isfinite().all():
         raise ModelError(f"{path}: {key} holds NaN or infinite numbers: it is of no use")
-    return value.float()
+    return value

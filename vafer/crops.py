@@ -4,9 +4,10 @@ A crop is a similarity or a box map from frame pixels to crop pixels, followed b
 `grid_sample` over all faces of a batch. Pixel centres lie at whole numbers, as in `cv2.warpAffine`.
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -25,19 +26,23 @@ FACE_TEMPLATE = ((0.32, 0.38), (0.68, 0.38), (0.50, 0.58), (0.355, 0.755), (0.64
 PIXELS_AT_ONCE = 1 << 22  # that are looked up for crops on a device: each takes some 30 bytes
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
+LARGEST = 4096  # side of a crop in pixels
+
+CropKind = Literal["aligned", "box", "stretched"]
 
 
 @dataclass(frozen=True, slots=True)
 class CropSpec:
     """How a face becomes the network's input. It is stored in the model file.
 
-    kind: `aligned` (similarity that brings five landmarks onto `template`) or `box` (square around
-    the detector's box: its longer side, times 1 + `margin`). size: pixels. template: five (x, y) as
-    shares of the crop's side. grey: colour is replaced by luma, for networks trained on grey faces.
-    mean, std: per channel, of values in [0, 1]. Outside the frame its edge pixels are repeated.
+    kind: `aligned` (similarity that brings five landmarks onto `template`), `box` (square around
+    the detector's box: its longer side, times 1 + `margin`) or `stretched` (the box, each side
+    times 1 + `margin`, stretched to a square). size: pixels. template: five (x, y) as shares of the
+    crop's side. grey: colour is replaced by luma, for networks trained on grey faces. mean, std:
+    per channel, of values in [0, 1]. Outside the frame its edge pixels are repeated.
     """
 
-    kind: Literal["aligned", "box"] = "aligned"
+    kind: CropKind = "aligned"
     size: int = 112
     template: tuple[tuple[float, float], ...] = FACE_TEMPLATE
     margin: float = 0.0
@@ -46,16 +51,18 @@ class CropSpec:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.kind not in ("aligned", "box"):
-            raise ModelError(f"crop kind is {self.kind!r}: expected 'aligned' or 'box'")
-        if self.size < 1:
-            raise ModelError(f"crop size is {self.size}: expected 1 pixel or more")
+        if self.kind not in get_args(CropKind):
+            expected = ", ".join(get_args(CropKind))
+            raise ModelError(f"crop kind is {self.kind!r}: expected one of {expected}")
+        if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST:
+            raise ModelError(f"crop size is {self.size}: expected whole pixels, 1 to {LARGEST}")
         if np.shape(self.template) != (5, 2):
             raise ModelError(f"crop template has shape {np.shape(self.template)}: expected (5, 2)")
-        if self.margin < 0:
+        if not 0 <= self.margin < math.inf:
             raise ModelError(f"crop margin is {self.margin}: expected 0 or more")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ModelError("crop mean and std: expected three values each, std above 0")
+        is_usable = all(map(math.isfinite, self.mean)) and all(0 < v < math.inf for v in self.std)
+        if len(self.mean) != 3 or len(self.std) != 3 or not is_usable:
+            raise ModelError("crop mean and std: expected three numbers each, std above 0")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CropSpec":
@@ -124,7 +131,10 @@ class CropSpec:
         else:
             boxes = np.array(boxes, np.float64)
             boxes[:, ::2] *= wide[:, None]
-            maps = _box_maps(boxes, self.margin, self.size)
+            sides = (boxes[:, 2:] - boxes[:, :2]) * (1 + self.margin)
+            if self.kind == "box":
+                sides[:] = sides.max(axis=1, keepdims=True)
+            maps = _box_maps((boxes[:, :2] + boxes[:, 2:]) / 2, sides, self.size)
         maps[:, :, 2] += maps[:, :, 0] * shift[:, None]
         maps[:, :, 0] *= wide[:, None]
         return maps
@@ -156,15 +166,15 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
     return np.concatenate([turn, shift[..., None]], axis=-1)
 
 
-def _box_maps(boxes: np.ndarray, margin: float, size: int) -> np.ndarray:
-    boxes = np.asarray(boxes, np.float64)
-    side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) * (1 + margin)
-    scale = size / np.maximum(side, 1.0)
-    # The square's edge is the crop's edge: half a pixel before the first pixel's centre.
-    start = (boxes[:, :2] + boxes[:, 2:]) / 2 - np.maximum(side, 1.0)[:, None] / 2
-    maps = np.zeros((len(boxes), 2, 3))
-    maps[:, 0, 0] = maps[:, 1, 1] = scale
-    maps[:, :, 2] = -start * scale[:, None] + (scale[:, None] - 1) / 2
+def _box_maps(middles: np.ndarray, sides: np.ndarray, size: int) -> np.ndarray:
+    """Maps of rectangles with middles (N, 2) and sides (N, 2) to squares of `size` pixels."""
+    sides = np.maximum(sides, 1.0)
+    scale = size / sides
+    # The rectangle's edge is the crop's edge: half a pixel before the first pixel's centre.
+    start = middles - sides / 2
+    maps = np.zeros((len(sides), 2, 3))
+    maps[:, 0, 0], maps[:, 1, 1] = scale.T
+    maps[:, :, 2] = -start * scale + (scale - 1) / 2
     return maps
 
 

@@ -3,8 +3,10 @@
 `urllib` honours the proxies of the environment: `http_proxy`, `https_proxy`, `no_proxy`.
 """
 
+import errno
 import hashlib
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -17,6 +19,7 @@ from vafer.errors import ModelError
 TIMEOUT_S = 30.0  # for each wait on the network, not for the whole download
 CHUNK_BYTES = 1 << 20
 MOST_BYTES = 64 << 20  # of a file whose length is not pinned
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +58,37 @@ def git_blob_id(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def download(file: RemoteFile, path: Path) -> None:
+def download(
+    file: RemoteFile, path: Path, on_bytes: Callable[[int], None] = lambda n_bytes: None
+) -> None:
     """Write a remote file to `path`, and check it. Redirects are followed to http and https only.
 
-    What is at `path` after an error is of no use. Raises ModelError: no network, another answer
-    than the file, too few or too many bytes, another digest, no room on the disk.
+    on_bytes: is given how many bytes there are by now. What is at `path` after an error is of no
+    use. Raises ModelError: no network, another answer than the file, too few or too many bytes,
+    another digest, no room on the disk.
     """
     try:
-        problem = _fetch(file, path)
+        problem = _fetch(file, path, on_bytes)
     except (OSError, HTTPException, ValueError) as error:
         # ValueError: a redirect to what is no address
         if isinstance(error, HTTPError):
             error.close()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise ModelError(f"{path.parent}: {in_one_line(error)}") from error
         problem = in_one_line(error)
+        if isinstance(error, URLError) and (proxy := _proxy_of(file.url)):
+            problem += f" (through the proxy {proxy})"
     if problem:
         raise ModelError(f"{file.url}: {problem}")
+
+
+def _proxy_of(url: str) -> str | None:
+    """Host and port of the proxy that the environment names for an address, if any."""
+    asked = urlsplit(url)
+    if urllib.request.proxy_bypass(asked.netloc):
+        return None
+    proxy = urllib.request.getproxies().get(asked.scheme)
+    return proxy and proxy.rpartition("@")[2].removesuffix("/")  # no password
 
 
 def in_one_line(error: Exception) -> str:
@@ -80,7 +99,7 @@ def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()).strip("<>") or type(error).__name__
 
 
-def _fetch(file: RemoteFile, path: Path) -> str | None:
+def _fetch(file: RemoteFile, path: Path, on_bytes: Callable[[int], None]) -> str | None:
     """Write the file; returns what is wrong with it. Raises OSError, HTTPException, ValueError."""
     request = urllib.request.Request(file.url, headers={"User-Agent": "vafer"})
     opener = urllib.request.build_opener(_WebRedirects)
@@ -91,6 +110,7 @@ def _fetch(file: RemoteFile, path: Path) -> str | None:
         while n_bytes <= limit and (chunk := response.read(CHUNK_BYTES)):
             target.write(chunk)
             n_bytes += len(chunk)
+            on_bytes(n_bytes)
     if n_bytes > limit:
         most = "" if file.n_bytes is not None else "at most "
         return f"sent at least {n_bytes} bytes, expected {most}{limit}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from vafer.errors import ModelError
 from vafer.mosaic import Mosaic
-from vafer.onnx_file import METADATA_KEY, read_onnx
+from vafer.onnx_file import card_in, check_weights, read_onnx
 from vafer.options import STRIDE, DetectorOptions
 from vafer.store import sha256
 from vafer.tracks import box_distance
@@ -27,12 +27,21 @@ if TYPE_CHECKING:
 
 BY_TORCH = ("cuda",)  # types of devices on which PyTorch runs SCRFD; ONNX Runtime does elsewhere
 NMS_IOU = 0.4  # insightface's own default
-# A detector that vafer trained is small, and looks again, from nearer, at what it is not sure of:
-# scores up to so many logits below or above the threshold (docs/performance.md).
+# Small detectors as vafer trains them look again, from nearer, at what they are not sure of: scores
+# up to so many logits below or above the threshold (docs/performance.md). Their card asks for it.
+SECOND_LOOK = "second_look"
 DOUBTED = 1.0
 NOISE = 0.1  # below it there are hundreds in a frame, and none is looked at for a second time
 MOST_AT_ONCE = 64  # faces that are looked at again in one picture
 YUNET_CANDIDATES = 5000  # boxes that YuNet may hand to its non-maximum suppression
+# Class, objectness, box and landmarks, at three strides.
+YUNET_OUTPUTS = {f"{part}_{s}" for part in ("cls", "obj", "bbox", "kps") for s in (8, 16, 32)}
+# SCRFD's layouts by their number of outputs, with landmarks or without: strides, anchors a cell.
+SCRFD_LAYOUTS = {
+    **dict.fromkeys((6, 9), ((8, 16, 32), 2)),
+    **dict.fromkeys((10, 15), ((8, 16, 32, 64, 128), 1)),
+}
+TRIAL_SIDE = 128  # of the picture that a file is tried with
 
 # Padded BGR picture → boxes with scores (N, 5) and landmarks (N, 5, 2) or None, in its pixels.
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
@@ -60,9 +69,10 @@ class Detector:
 
     device: where it is to run; the attribute says where it does: YuNet runs on the CPU, and so does
     what PyTorch cannot run where ONNX Runtime has no CUDA; `why_on_cpu` says it. n_threads: of ONNX
-    Runtime, 0 for one each core. looks_twice: whether it is one that vafer trained, see `DOUBTED`.
+    Runtime, 0 for one each core. looks_twice: whether its card asks for that, see `DOUBTED`.
     in_batches: whether many frames at once are cheaper (`detect_many`). has_landmarks: whether its
     faces have the five landmarks. fixed_input: (width, height) where the network takes no other.
+    is_yunet: its family, else SCRFD's.
     Raises ModelError when the file is no face detector of a known family.
     """
 
@@ -76,13 +86,18 @@ class Detector:
     ) -> None:
         self.path = path
         self.options = options or DetectorOptions()
+        model = read_onnx(path)
+        card = card_in(model, path)
+        check_weights(model, card, path)
         self.sha256 = sha256(path)
-        own, self._least = is_own(path), self.options.threshold  # the least that is asked for
-        if own:
+        self.looks_twice = card.get(SECOND_LOOK) is True
+        self.is_yunet = {output.name for output in model.graph.output} == YUNET_OUTPUTS
+        self._least = self.options.threshold  # that the network is asked for
+        if self.looks_twice:
             doubted = float(_sigmoid(_logit(self.options.threshold) - DOUBTED))
             self._least = min(max(doubted, NOISE), self.options.threshold)
         self.why_on_cpu = ""
-        if is_yunet(path):
+        if self.is_yunet:
             loaded = _load_yunet(path, self._least)
             self.why_on_cpu = "OpenCV runs YuNet there"
         elif device.partition(":")[0] in BY_TORCH:
@@ -97,7 +112,7 @@ class Detector:
         self._scrfd = loaded.scrfd
         self.in_batches = loaded.scrfd is not None
         self.fixed_input = loaded.fixed_input
-        self.looks_twice = own and self.fixed_input is None
+        self.looks_twice &= self.fixed_input is None
         self.has_landmarks = loaded.has_landmarks
         self.device = loaded.device
 
@@ -294,26 +309,26 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-def is_own(path: Path) -> bool:
-    """Whether vafer trained this detector: its card is in the file."""
-    return METADATA_KEY in {p.key for p in read_onnx(path, with_weights=False).metadata_props}
-
-
-def is_yunet(path: Path) -> bool:
-    """Tell YuNet's export by its twelve outputs: class, objectness, box, landmarks × 3 strides."""
-    outputs = read_onnx(path, with_weights=False).graph.output
-    names = {output.name for output in outputs}
-    return names == {f"{part}_{s}" for part in ("cls", "obj", "bbox", "kps") for s in (8, 16, 32)}
-
-
 def _load_yunet(path: Path, threshold: float) -> _Loaded:
     log = cv2.utils.logging
     level = log.getLogLevel()
     log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns about a setting that it makes by itself
     try:
+        # From memory: OpenCV tells by the ending of a name what kind of file it is.
         network = cv2.FaceDetectorYN.create(
-            str(path), "", (STRIDE, STRIDE), threshold, NMS_IOU, YUNET_CANDIDATES
+            "onnx",
+            np.fromfile(path, np.uint8),
+            np.empty(0, np.uint8),
+            (TRIAL_SIDE, TRIAL_SIDE),
+            threshold,
+            NMS_IOU,
+            YUNET_CANDIDATES,
         )
+        network.detect(np.zeros((TRIAL_SIDE, TRIAL_SIDE, 3), np.uint8))
+    except cv2.error as error:
+        raise ModelError(
+            f"{path} has the outputs of YuNet, and OpenCV cannot run it: {_in_one_line(error)}"
+        ) from error
     finally:
         log.setLogLevel(level)
 
@@ -327,6 +342,10 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
         return boxes_scores, found[:, 4:14].reshape(-1, 5, 2)
 
     return _Loaded(run, has_landmarks=True, device="cpu")
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _load_torch(path: Path, threshold: float, device: str) -> _Loaded:
@@ -350,7 +369,7 @@ def _load_torch(path: Path, threshold: float, device: str) -> _Loaded:
 
 def _load_insightface(path: Path, threshold: float, device: str, n_threads: int) -> _Loaded:
     import onnxruntime
-    from insightface.model_zoo import get_model
+    from insightface.model_zoo.model_zoo import ModelRouter
 
     providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
     on_gpu = device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -364,21 +383,36 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
     if n_threads:  # others have work too, so none of them spins while it waits
         quiet.intra_op_num_threads = n_threads
         quiet.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    expected = "Expected one such as insightface's det_10g.onnx or det_500m.onnx"
     try:
-        # One session serves every frame size: insightface otherwise keeps one per size for ever.
-        network = get_model(
-            str(path), providers=providers, sess_options=quiet, static_shape_sessions=False
+        # Not get_model, which takes what does not end in .onnx for the name of a pack. One session
+        # serves every frame size: insightface otherwise keeps one per size for ever.
+        network = ModelRouter(str(path.resolve())).get_model(
+            providers=providers, sess_options=quiet, static_shape_sessions=False
         )
     except Exception as error:  # whatever ONNX Runtime makes of a foreign graph
         raise ModelError(
-            f"{path} cannot be loaded as a face detector: {' '.join(str(error).split())}. "
-            "Expected one such as insightface's det_10g.onnx or det_500m.onnx"
+            f"{path} cannot be loaded as a face detector: {_in_one_line(error)}. {expected}"
         ) from error
     if getattr(network, "taskname", None) != "detection":
         found = getattr(network, "taskname", "a model of no known kind")
         raise ModelError(
-            f"{path} is not a face detector: insightface takes it for {found}. "
-            "Expected a detection model such as det_10g.onnx or det_500m.onnx."
+            f"{path} is not a face detector: insightface takes it for {found}. {expected}"
+        )
+    width, height = network.static_input_size or (TRIAL_SIDE, TRIAL_SIDE)
+    nothing = np.zeros((1, 3, height, width), np.float32)
+    try:
+        found = network.session.run(network.output_names, {network.input_name: nothing})
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be run as a face detector: {_in_one_line(error)}. {expected}"
+        ) from error
+    sizes = [np.size(output) for output in found]
+    if sizes != _scrfd_sizes(len(sizes), height, width):
+        shapes = ", ".join(str(list(np.shape(output))) for output in found)
+        raise ModelError(
+            f"{path} does not give what a face detector of SCRFD's layout gives: of {width} × "
+            f"{height} pixels, outputs of shapes {shapes}. {expected}"
         )
     # Without a size insightface would run two passes a frame; each call gives its own.
     network.prepare(ctx_id=number if on_gpu else -1, input_size=(640, 640), det_thresh=threshold)
@@ -392,3 +426,11 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
         device=device if on_gpu else "cpu",
         fixed_input=network.static_input_size,
     )
+
+
+def _scrfd_sizes(n_outputs: int, height: int, width: int) -> list[int]:
+    """How many numbers each output of SCRFD's layout holds: scores, boxes, landmarks; none where
+    there is no such layout."""
+    strides, n_anchors = SCRFD_LAYOUTS.get(n_outputs, ((), 0))
+    cells = [height // stride * (width // stride) * n_anchors for stride in strides]
+    return [of_one * n for of_one in (1, 4, 10) for n in cells][:n_outputs]

@@ -32,7 +32,7 @@ def choose_models(
             "one a fold. Name the file, or move the runs into a folder of their own"
         )
     if one.is_file():
-        several = [one]
+        return (choose_model(model, on_notice=on_notice),)
     if not several:
         raise ModelError(
             f"{display_path(Path(model))}: no model.safetensors in this folder or in one below; "
@@ -74,6 +74,11 @@ def trained_on(
     card: ModelCard, dataset: Dataset, selection: Selection, rows: pl.DataFrame
 ) -> str | None:
     """What of the rows a model was trained on, in words; None where nothing is known to be."""
+    if dataset.name in card.training.get("datasets", ()):
+        return (
+            f"{card.name} was trained on {dataset.name}, and does not say on which part. These "
+            "scores are not of people or videos that it never saw"
+        )
     is_same = card.training.get("dataset") == dataset.name
     for column, blame in (("subject", "person-independent"), ("video", "of unseen videos")):
         seen = {*card.training.get(f"{column}s_sha256", ())}

@@ -15,12 +15,17 @@ import torch
 from torch import nn
 
 from vafer.crops import CropSpec
-from vafer.errors import ModelError
+from vafer.errors import ModelError, why_unreadable
 from vafer.files import write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "vafer"
 Backbone = Literal["alexnet", "resnet18"]
+CARD_VALUES: dict[str, tuple[type, str]] = {  # of a card's JSON, but for the crop
+    **dict.fromkeys(("name", "backbone", "licence", "text", "weights_sha256"), (str, "text")),
+    **dict.fromkeys(("training", "metrics"), (dict, "a JSON object")),
+    "pool": (int, "a whole number"),
+}
 
 
 class AVNet(nn.Module):
@@ -155,6 +160,8 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
     try:
         net = AVNet(card.backbone, card.pool)
         net.load_state_dict({n: _at_full_precision(w) for n, w in weights.items()})
+        if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+            raise ModelError(f"{broken[0]} holds NaN or infinite numbers")
     except (RuntimeError, TypeError, ModelError) as error:
         raise ModelError(
             f"{path} does not hold the weights that its card promises "
@@ -192,10 +199,15 @@ def _read_metadata(path: Path) -> Mapping[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
+        with path.open("rb"):  # safetensors says of each that it is not there
+            pass
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such model file") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {why_unreadable(path, error)}") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} cannot be read as a safetensors file ({error}): "
@@ -208,14 +220,27 @@ def _parse_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
     try:
         values = json.loads(metadata[METADATA_KEY])
         version = int(values.pop("format_version"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ModelError(f"{foreign}: its metadata lacks the model card.") from error
     if version > FORMAT_VERSION:
         raise ModelError(
             f"{path} has model format {version}, this vafer reads up to {FORMAT_VERSION}: "
             "install a newer vafer."
         )
+    for key, (kind, expected) in CARD_VALUES.items():
+        value = values.get(key, kind())
+        if not isinstance(value, kind):
+            raise ModelError(f"{path}: {key} in its card is {value!r:.40}, expected {expected}")
     try:
         return ModelCard(**{**values, "crop": CropSpec.from_dict(values["crop"])})
+    except ModelError as error:
+        raise ModelError(f"{path}: its card asks for what cannot be: {error}") from error
     except (KeyError, TypeError) as error:
         raise ModelError(f"{foreign}: its model card is incomplete ({error}).") from error

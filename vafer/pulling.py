@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,17 +11,25 @@ from vafer.download import download, in_one_line, sha256
 from vafer.errors import ModelError, OutputError
 from vafer.remote import Pack, Pair
 
+TOLD_EVERY = 25 << 20  # bytes of a download
+BROKEN_OFF_S = 24 * 3600  # age from which a folder of a download is of one that was killed
+
+
+class Licence(str):
+    """A notice that has a licence to tell, so that it is shown whatever is kept quiet."""
+
 
 def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Path:
     """Download what is named, and keep of it the file that vafer uses, at `<cache>/<name>/`.
 
-    `on_notice` is given the licence first. All or nothing, even in two processes at once. Raises
-    ModelError.
+    `on_notice` is given the licence first, as a `Licence`, then how far it is. All or nothing, even
+    in two processes at once. Raises ModelError.
     """
     files = item.files
     target = cache / item.name / item.file_name
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _remove_broken_off(cache, item.name)
         opened = tempfile.TemporaryDirectory(dir=cache, prefix=f".{item.name}-")
     except OSError as error:
         raise ModelError(
@@ -30,12 +39,15 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
     try:
         with opened as folder:
             on_notice(
-                f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). Downloading "
-                f"{item.n_bytes / 1e6:.0f} MB from {' and '.join(file.url for file in files)}"
+                Licence(
+                    f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). "
+                    f"Downloading {item.n_bytes / 1e6:.0f} MB from "
+                    f"{' and '.join(file.url for file in files)}"
+                )
             )
             downloaded = [Path(folder) / PurePosixPath(file.url).name for file in files]
             for file, path in zip(files, downloaded, strict=True):
-                download(file, path)
+                download(file, path, _told(item, on_notice))
             made = Path(folder) / item.file_name
             _make(item, downloaded, made)
             target.parent.mkdir(exist_ok=True)
@@ -46,6 +58,26 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
     except (OSError, zipfile.BadZipFile) as error:
         problem = f"{files[0].url}: {in_one_line(error)}"
     raise ModelError(f"{problem}. Nothing was kept. To fetch it by hand, {item.by_hand(target)}")
+
+
+def _remove_broken_off(cache: Path, name: str) -> None:
+    """What was left by processes that were killed. Raises OSError."""
+    for folder in cache.glob(f".{name}-*"):
+        if time.time() - folder.stat().st_mtime > BROKEN_OFF_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _told(item: Pack | Pair, on_notice: Callable[[str], None]) -> Callable[[int], None]:
+    """Tells of a long download, given how many bytes there are, now and then."""
+    next_at = TOLD_EVERY
+
+    def tell(n_bytes: int) -> None:
+        nonlocal next_at
+        if n_bytes >= next_at:
+            next_at = n_bytes + TOLD_EVERY
+            on_notice(f"{item.name}: {n_bytes / 1e6:.0f} of {item.n_bytes / 1e6:.0f} MB")
+
+    return tell
 
 
 def _make(item: Pack | Pair, downloaded: Sequence[Path], path: Path) -> None:

@@ -3,6 +3,7 @@
 vafer may not ship either. Each file is pinned by its digest.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Pack:
         """What a user does instead where the network is out of reach."""
         return (
             f"download that file ({self.archive_bytes} bytes, SHA-256 {self.archive_sha256}) and "
-            f"put the {self.file_name} inside it at {target}"
+            f"put the {self.file_name} inside it at {shlex.quote(str(target))}"
         )
 
 
@@ -81,8 +82,8 @@ class Pair:
         """What a user does instead where the network is out of reach."""
         return (
             f"download {self.encoder} (git blob id {self.encoder_blob}) and {self.regressor} (git "
-            f"blob id {self.regressor_blob}) from {self.terms} and run: vafer models convert "
-            f"{self.encoder} {self.regressor} --out {target}"
+            f"blob id {self.regressor_blob}) from demonstration/weights of {self.terms} and run: "
+            f"vafer models convert {self.encoder} {self.regressor} --out {shlex.quote(str(target))}"
         )
 
 

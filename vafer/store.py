@@ -8,12 +8,13 @@ user names it. The file of a pack is held against a pinned SHA-256 at each use.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
 from vafer.download import sha256 as sha256  # for all who ask what a file is
-from vafer.errors import ModelError, UsageError
+from vafer.errors import ModelError, UsageError, display_path, why_unreadable
 from vafer.pulling import pull
 from vafer.remote import PACKS, PAIRS, Pack, Pair
 
@@ -21,13 +22,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "vafer-alexnet112"
 DEFAULT_DETECTOR = "vafer-faces"
 
+OF_A_RUN = "model.safetensors"  # in its folder
+
 Origin = Literal["embedded", "cached", "file"]
 
 _OF_PYTORCH = (
     "PyTorch's file, expected a .safetensors file that vafer wrote; vafer models convert makes one "
     "of an encoder and a regressor of CAF's authors"
 )
-_NO_MODELS = {  # what is said of a file given as a model, by its ending
+NO_MODELS = {  # what is said of a file given as a model, by its ending
     ".onnx": "a detector, not a model: give it with --detector",
     **dict.fromkeys((".pt", ".pth", ".t7"), _OF_PYTORCH),
 }
@@ -47,11 +50,12 @@ class Choice:
     is_default: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.origin}{', the default' if self.is_default else ''})"
+        shown = display_path(self.path) if self.origin == "file" else self.name
+        return f"{shown} ({self.origin}{', the default' if self.is_default else ''})"
 
 
 def describe_choice(models: Sequence[Choice], detector: Choice | None) -> str:
-    """One line for people, as in `model a (embedded, the default), detector b (cached)`."""
+    """One line for people, as in `model a (embedded, the default), detector b.onnx (file)`."""
     text = f"model {models[0]}" if len(models) == 1 else f"{len(models)} models"
     return f"{text}, detector {detector}" if detector else text
 
@@ -87,8 +91,8 @@ def choose_model(name_or_path: str | Path | None, *, on_notice: Callable[[str], 
     """A model: the embedded default for None, else by its name, else by its path.
 
     A name means what vafer knows by it, whatever lies in the working folder: `./name` is the file
-    there. One that is known but not here is downloaded, after `on_notice` was given its licence.
-    Raises ModelError.
+    there. One that is known but not here is downloaded, after `on_notice` was given its licence. A
+    path is that of a file, or of a run folder of `vafer train`. Raises ModelError.
     """
     wanted = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     if wanted in embedded_models():
@@ -96,14 +100,14 @@ def choose_model(name_or_path: str | Path | None, *, on_notice: Callable[[str], 
         return Choice(wanted, path, "embedded", is_default=name_or_path is None)
     if pair := PAIRS.get(wanted):
         return Choice(wanted, cached(pair) or _pulled(pair, on_notice), "cached")
-    if name_or_path is not None and (file := _file(wanted)):
-        if problem := _NO_MODELS.get(file.suffix.lower()):
+    if name_or_path and (file := _file(wanted) or _file(f"{wanted}/{OF_A_RUN}")):
+        if problem := NO_MODELS.get(file.suffix.lower()):
             raise ModelError(f"{wanted}: {problem}")
         return Choice(file.stem, file, "file")
     names = ", ".join(embedded_models()) or "none in this installation"
     raise ModelError(
-        f"{_missing(wanted, 'model')}; give the path of a .safetensors file, the name "
-        f"of an embedded model ({names}), or of one to pull ({_sizes(PAIRS.values())})"
+        f"{_missing(wanted, 'model')}; give the path of a .safetensors file or a run folder, the "
+        f"name of an embedded model ({names}), or of one to pull ({_sizes(PAIRS.values())})"
     )
 
 
@@ -158,30 +162,38 @@ def remote(name: str) -> Pack | Pair | None:
 
 
 def cached(item: Pack | Pair) -> Path | None:
-    """The file of what can be pulled, if it is on this disk, and checked. Raises ModelError."""
-    for path in _places(item):
-        try:
-            if not path.exists():
-                continue
-            problem = _damage(item, path)
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-        if problem:
-            raise ModelError(
-                f"{path} is not that of {item.name}, or not whole: {problem}. Delete it and run "
-                f"vafer models pull {item.name}; to use it as it is, give its path"
-            )
-        return path
+    """The file of what can be pulled, if it is on this disk, and checked.
+
+    In vafer's own cache, else where insightface keeps a pack; what is there and is another, or
+    damaged, is passed over. Raises ModelError where vafer's own is, UsageError where there is no
+    home to look in.
+    """
+    own = cache_folder() / item.name / item.file_name
+    try:
+        problem = _damage(item, own) if own.exists() else None
+    except OSError as error:
+        raise ModelError(f"{own}: cannot be read: {error.strerror}") from error
+    if problem:
+        raise ModelError(
+            f"{own} is not that of {item.name}, or not whole: {problem}. Delete it and run "
+            f"vafer models pull {item.name}; to use it as it is, give its path"
+        )
+    if own.exists():
+        return own
+    for path in _of_insightface(item):
+        with suppress(OSError):
+            if path.is_file() and not _damage(item, path):
+                return path
     return None
 
 
-def _places(item: Pack | Pair) -> tuple[Path, ...]:
-    own = cache_folder() / item.name / item.file_name
-    if isinstance(item, Pair):
-        return (own,)
-    models = _home() / ".insightface" / "models" / item.name
-    # The second is as insightface unpacks an archive that nests its files in a folder.
-    return (models / item.file_name, models / item.name / item.file_name, own)
+def _of_insightface(item: Pack | Pair) -> tuple[Path, ...]:
+    with suppress(RuntimeError):  # no home
+        models = Path.home() / ".insightface" / "models" / item.name
+        # The second is as insightface unpacks an archive that nests its files in a folder.
+        nested = models / item.name / item.file_name
+        return (models / item.file_name, nested) if isinstance(item, Pack) else ()
+    return ()
 
 
 def _damage(item: Pack | Pair, path: Path) -> str | None:
@@ -223,7 +235,7 @@ def _file(wanted: str) -> Path | None:
     try:
         return path if path.is_file() else None
     except OSError as error:  # a folder that may not be entered, a name that is too long
-        raise ModelError(f"{wanted}: cannot be read: {error.strerror}") from error
+        raise ModelError(f"{wanted}: cannot be read: {why_unreadable(path, error)}") from error
 
 
 def _missing(wanted: str, kind: str) -> str:
@@ -253,11 +265,7 @@ def cache_folder() -> Path:
     that holds the detector alone would break recognition in the user's other programs.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else _home() / ".cache") / "vafer"
-
-
-def _home() -> Path:
     try:
-        return Path.home()
+        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "vafer"
     except RuntimeError as error:
         raise UsageError("no home folder to look for models in; set HOME") from error

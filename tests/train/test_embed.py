@@ -10,11 +10,11 @@ import torch
 from train.detector.export import export
 from train.detector.network import FaceNet
 from train.embed import embed
-from vafer.catalogue import detector_card, info
+from vafer.catalogue import info
 from vafer.download import sha256
 from vafer.errors import UsageError
 from vafer.model import load_model, save_model
-from vafer.onnx_file import onnx_weights_sha256
+from vafer.onnx_file import detector_card, onnx_weights_sha256
 
 METRICS = {"fer_test": {"valence": {"ccc": 0.7}}}
 TEXT = "# A card\n\nNot for **α** decisions.\n"
@@ -53,7 +53,7 @@ def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:
     path = embed(source, "finder", METRICS, tmp_path)
     assert detector_card(path) == {
         "name": "finder", "licence": "Apache-2.0", "metrics": METRICS, "training": {"steps": 3},
-        "text": TEXT,
+        "text": TEXT, "second_look": True, "weights_sha256": onnx_weights_sha256(source),
     }  # fmt: skip
     graphs = [onnx.load_model(file).graph.SerializeToString() for file in (source, path)]
     assert graphs[0] == graphs[1]
@@ -74,6 +74,23 @@ def test_a_card_is_renewed_in_place(untrained: Path, tmp_path: Path) -> None:
         path.with_suffix(".md").write_text("# New\n")
         assert info(str(embed(path, path.stem, {"b": {"n": 1}}, tmp_path))).text == "# New\n"
         assert info(str(path)).metrics == {**METRICS, "b": {"n": 1}}
+
+
+def test_figures_of_other_weights_are_refused(untrained: Path, tmp_path: Path) -> None:
+    export(FaceNet(), tmp_path / "detector.onnx", {}, 0.6)
+    path = embed(untrained, "small", {}, tmp_path)
+    weights = load_model(path).card.weights_sha256
+    for file, name, role, own in (
+        (path, "small", "model", weights),
+        (tmp_path / "detector.onnx", "finder", "candidate",
+         onnx_weights_sha256(tmp_path / "detector.onnx")),
+    ):  # fmt: skip
+        embed(file, name, {role: {"weights_sha256": own}}, tmp_path)
+        with pytest.raises(UsageError, match=f"are of the weights f00, the file's are {own}"):
+            embed(file, name, {role: {"weights_sha256": "f00"}}, tmp_path)
+    for odd in ({"one_look": True}, {"every": 5}):
+        with pytest.raises(UsageError, match="of one look, or not of every frame"):
+            embed(tmp_path / "detector.onnx", "finder", odd, tmp_path)
 
 
 def test_what_has_no_card_or_is_of_another_kind_is_refused(untrained: Path, tmp_path: Path) -> None:

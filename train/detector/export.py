@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from train.detector.network import STRIDES, SCRFDLayout
+from vafer.faces import SECOND_LOOK
 from vafer.files import write_whole
+from vafer.onnx_file import METADATA_KEY, WEIGHTS_SHA256, weights_sha256_in
 
 OPSET = 13
 
 
 def export(net: nn.Module, path: Path, card: dict[str, Any], shift: float) -> None:
-    """Write a trained `FaceNet` with its card, as the metadata `vafer`; input of any size.
+    """Write a trained `FaceNet` with its card, which asks for a second look; input of any size.
 
     shift: of its logits, downwards.
     """
@@ -40,7 +42,8 @@ def export(net: nn.Module, path: Path, card: dict[str, Any], shift: float) -> No
                 dynamo=False,
             )
         model = onnx.load_model(str(temporary))
-        onnx.helper.set_model_props(model, {"vafer": json.dumps(card, sort_keys=True)})
+        written = {SECOND_LOOK: True, WEIGHTS_SHA256: weights_sha256_in(model, path), **card}
+        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(written, sort_keys=True)})
         onnx.save_model(model, str(temporary))
 
     write_whole(path, write)

@@ -16,6 +16,7 @@ import polars as pl
 import skimage
 
 from train.sets import NO_IDENTITY, fold_of
+from vafer.download import sha256
 from vafer.errors import UsageError
 from vafer.faces import Detector
 from vafer.files import write_whole
@@ -27,11 +28,11 @@ from vafer.video import VideoReader
 
 # Judged on, never trained on. In no_face.mp4 there is nothing to find.
 HELD_OUT = (
-    "crowd_1080p.mp4",
-    "no_face.mp4",
-    "portrait_hevc_1080x1920.mp4",
     "smile_cry_smile.mp4",
     "turning_head.mp4",
+    "crowd_1080p.mp4",
+    "portrait_hevc_1080x1920.mp4",
+    "no_face.mp4",
 )
 TABLES = ("fer2013.parquet", "lfw_expressions.parquet")  # of faces
 SURE, DOUBTFUL = 0.6, 0.1  # scores from which there is a face, and below which there is none
@@ -99,8 +100,9 @@ def load_material(
     videos: folder of recordings. teacher: ONNX detector with landmarks. scenery: folders of
     pictures without a face; those in which the teacher is sure of one are left out. face_free:
     folder of such pictures that a person has looked at, which are kept whatever the teacher says.
-    people: folder of photographs of people; those in which it is sure of nobody are left out. In
-    none may be what the detector is judged on.
+    Of both, what is smaller than `LEAST_SCENERY` or has not 8 bits a channel is left out. people:
+    folder of photographs of people; those in which it is sure of nobody are left out. In none may
+    be what the detector is judged on.
     """
     for folder in (faces, videos, *scenery, face_free, people):
         if folder is not None and not folder.is_dir():
@@ -123,11 +125,13 @@ def load_material(
 
     frames = []
     for source in sources:
-        of_source = labelled(
-            f"{source.path.name}-{LONGEST}-{EVERY}", partial(_frames, source.path, detector)
-        )
+        of_file = source.path.is_file()
+        digest = sha256(source.path)[:12] if of_file else _digest(source.path)
+        name = f"{source.path.name}-{LONGEST}-{EVERY}-{digest}"
+        of_source = labelled(name, partial(_frames, source.path, detector))
         frames += of_source[:: -(-len(of_source) // MOST_FRAMES)]
-    portraits = labelled("portraits", partial(_portraits, faces, detector))
+    of_tables = "-".join(sha256(faces / table)[:12] for table in TABLES)
+    portraits = labelled(f"portraits-{of_tables}", partial(_portraits, faces, detector))
 
     def without_a_face(folder: Path) -> list[Labelled]:
         return labelled(

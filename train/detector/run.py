@@ -278,13 +278,15 @@ def split(scenery: list[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
 
 
 def _digest_of(material: Material) -> str:
-    """The beginning of a SHA-256 over all files and boxes, in their order."""
+    """The beginning of a SHA-256 over all files and labels, in their order."""
     digest = hashlib.sha256()
     kinds = (material.portraits, material.frames, material.scenery, material.people)
     for pictures in (*kinds, material.face_free):
         digest.update(len(pictures).to_bytes(8))
         for picture in pictures:
-            digest.update(hashlib.sha256(picture.file + picture.boxes.tobytes()).digest())
+            labels = (picture.boxes, picture.points, picture.sure)
+            told = picture.file + b"".join(values.tobytes() for values in labels)
+            digest.update(hashlib.sha256(told).digest())
     return digest.hexdigest()[:16]
 
 

@@ -56,7 +56,8 @@ def detection_loss(
 
     cells (M, 4). kinds (N, M). boxes (N, M, 4) and points (N, M, 10) in pixels: what the anchors of
     FACE should say. Scores learn by the quality focal loss (Li et al., "Generalized Focal Loss",
-    NeurIPS 2020), boxes by generalised IoU, landmarks by their distance in sizes of the face.
+    NeurIPS 2020), but a face's target is (1 + IoU) / 2, so that one whose box does not fit yet is
+    still a face; boxes by generalised IoU, landmarks by their distance in sizes of the face.
     """
     is_face = kinds == FACE
     n, m = is_face.nonzero(as_tuple=True)

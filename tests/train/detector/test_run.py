@@ -16,11 +16,12 @@ from tests.train.detector.test_mining import nothing
 from tests.train.detector.test_scenes import frame, portrait
 from train.detector import run
 from train.detector.export import export
-from train.detector.material import Labelled, Material
+from train.detector.material import Material
 from train.detector.network import FaceNet, centres
 from train.detector.run import DetectorConfig, shift_for, train_detector
 from train.detector.scenes import Composer
 from vafer.errors import UsageError
+from vafer.onnx_file import onnx_weights_sha256
 
 SHIFT = 0.6
 
@@ -109,7 +110,11 @@ def test_the_card_is_in_the_file(net: FaceNet, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     export(net, path, {"name": "test", "licence": "Apache-2.0"}, 0.0)
     properties = {p.key: p.value for p in onnx.load_model(path).metadata_props}
-    assert json.loads(properties["vafer"]) == {"name": "test", "licence": "Apache-2.0"}
+    card = {"name": "test", "licence": "Apache-2.0"}
+    weights = onnx_weights_sha256(path)
+    assert json.loads(properties["vafer"]) == {
+        **card, "second_look": True, "weights_sha256": weights,
+    }  # fmt: skip
 
 
 def test_a_run_goes_on_exactly(material: Material, tmp_path: Path) -> None:
@@ -332,6 +337,5 @@ def test_a_scene_that_is_always_the_same_is_learnt(
 
 def test_labelled_pictures_decode_as_rgb() -> None:
     picture = portrait().picture()
-    assert isinstance(portrait(), Labelled)
     assert picture[18, 14, 0] > 200
     assert picture[18, 34, 2] > 200

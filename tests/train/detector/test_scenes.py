@@ -101,7 +101,6 @@ def test_landmarks_are_where_they_are_seen_in_the_picture_also_when_mirrored() -
                 n_red += colours[0] > colours[1]
                 n_blue += colours[0] < colours[1]
     assert n > 15
-    assert n_red + n_blue == n
     assert min(n_red, n_blue) > 0.2 * n  # half of the faces are mirrored, and so are their eyes
 
 
