@@ -6,7 +6,7 @@
 
 FACES holds fer2013.parquet and lfw_expressions.parquet, VIDEOS the recordings that the card names,
 SCENERY and FACE_FREE pictures without a face, PEOPLE photographs of people; none of what it is
-judged on. Of SCENERY is left out where the teacher is sure of a face, of FACE_FREE nothing.
+judged on. Of SCENERY is left out where the teacher is sure of a face, not of FACE_FREE.
 The same command goes on where it was stopped, from a checkpoint every 250 steps. The ONNX file is
 `detector.onnx` in the run folder.
 """

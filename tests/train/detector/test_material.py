@@ -56,6 +56,24 @@ def test_material_is_labelled_once(folders: tuple[Path, Path], yunet: Path, tmp_
     )
 
 
+def test_what_is_kept_is_told_by_what_is_in_it_not_by_its_name(
+    folders: tuple[Path, Path], yunet: Path, tmp_path: Path
+) -> None:
+    faces, _ = folders
+    two = tmp_path / "videos"
+    for day, seconds in (("day1", 2), ("day2", 1)):
+        (two / day).mkdir(parents=True)
+        write_sample(two / day / "clip.mp4", seconds=seconds)
+    material = load_material(faces, two, yunet, tmp_path / "cache", lambda text: None)
+    assert len(material.frames) == 17 + 9
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    for name in material_module.TABLES:
+        pl.read_parquet(faces / name).head(6).write_parquet(fewer / name)
+    again = load_material(fewer, two, yunet, tmp_path / "cache", lambda text: None)
+    assert 0 < len(again.portraits) < len(material.portraits)
+
+
 def test_a_folder_with_nothing_to_train_on_is_refused(
     folders: tuple[Path, Path], yunet: Path, tmp_path: Path
 ) -> None:
