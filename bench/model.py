@@ -13,6 +13,7 @@ detectors found (IoU of at least 0.5) are compared.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -27,9 +28,9 @@ import torch.nn.functional as F
 
 import vafer
 from train.augment import middle
-from train.calibrate import Change, predict, split_by_name
 from train.data import FaceSet
-from train.sets import EXPRESSION_NORMS, NO_IDENTITY
+from train.evaluation import Change, predict_faces
+from train.sets import EXPRESSION_NORMS, NO_IDENTITY, split_by_name
 from vafer.crops import GREY_WEIGHTS
 from vafer.faces import Detector
 from vafer.labelled import detect_near
@@ -176,10 +177,10 @@ def worsened(model: Model, faces: FaceSet) -> list[Row]:
     if len(faces) > MOST_WORSENED and faces.name.startswith("fer"):
         drawn = np.random.default_rng(0).permutation(len(faces)) < MOST_WORSENED
         faces = faces.where(drawn, name=faces.name)
-    clean = predict(model, faces)
+    clean = predict_faces(model, faces)
     rows = []
     for name, change in changes(sees_colour=not model.card.crop.grey).items():
-        predicted = predict(model, faces, change)
+        predicted = predict_faces(model, faces, change)
         found = scores(faces.labels, predicted)
         moved = (predicted - clean).mean(axis=0)
         by_dimension = {
@@ -343,10 +344,16 @@ def agreement(first: pl.DataFrame, other: pl.DataFrame) -> list[Row]:
     ]
 
 
+def tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def all_figures(arguments: argparse.Namespace, model: Model) -> Iterator[Figures]:
     detector = arguments.detector
-    split = split_by_name(model.card.crop, arguments.faces, detector, arguments.cache)
-    found = [(faces, predict(model, faces)) for faces in split.held_out]
+    split = split_by_name(
+        model.card.crop, arguments.faces, detector, arguments.cache, on_notice=tell
+    )
+    found = [(faces, predict_faces(model, faces)) for faces in split.held_out]
     yield "scores", "Scores", [row for pair in found for row in whole(*pair)]
     yield "expressions", "By expression", [row for pair in found for row in by_expression(*pair)]
     groups = [

@@ -147,12 +147,20 @@ def test_what_a_killed_pull_left_goes_with_the_next(server: Server, home: Path) 
 def test_a_long_download_says_how_far_it_is(
     server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vafer.pulling.TOLD_EVERY", 5_000_000)
+    monkeypatch.setattr("vafer.pulling.TOLD_EVERY", 4_500_000)
     monkeypatch.setattr("vafer.download.CHUNK_BYTES", 1_000_000)
     notices: list[str] = []
     store.find_model("caf-alexnet", on_notice=notices.append)
     assert isinstance(notices[0], pulling.Licence)
-    assert notices[1:] == ["caf-alexnet: 5 of 12 MB"]  # of the encoder, which has ten
+    assert notices[1:] == ["caf-alexnet: 5 of 12 MB", "caf-alexnet: 10 of 12 MB"]  # of both files
+
+
+def test_a_pair_that_an_older_vafer_converted_is_refused(server: Server, home: Path) -> None:
+    path = store.find_model("caf-alexnet")
+    model = load_model(path)
+    save_model(path, model.net, replace(model.card, crop=replace(model.card.crop, kind="box")))
+    with pytest.raises(ModelError, match="an older vafer made it, with another crop. Delete it"):
+        store.find_model("caf-alexnet")
 
 
 def test_two_pulls_at_once_do_not_meet(

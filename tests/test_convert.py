@@ -148,8 +148,11 @@ def changed(state: Weights, **changes: Any) -> dict[str, Any]:
         ({"features__0__bias": torch.ones(64, dtype=torch.int64)}, "is torch.int64"),
         ({"features__0__bias": torch.full((64,), torch.nan)}, "NaN"),
         ({"features__0__bias": torch.full((64,), 1e300, dtype=torch.float64)}, "infinite"),
-        ({"features__0__bias": torch.ones(64).to_sparse()}, "is a sparse, nested or empty tensor"),
-        ({"features__0__bias": torch.ones(64, device="meta")}, "is a sparse, nested or empty"),
+        (
+            {"features__0__bias": torch.ones(64).to_sparse()},
+            "is sparse, nested or of another layout",
+        ),
+        ({"features__0__bias": torch.ones(64, device="meta")}, "is without values"),
         ({"features__0__bias": "text"}, "is str"),
         ({"epoch": 3}, "holds epoch"),
     ],

@@ -341,7 +341,7 @@ def test_what_was_chosen_for_the_user_is_told_and_kept(
         (("--crops", "detector"), f"{model}, {detector} (embedded, the default)",
          (["embedded"], "embedded")),
         (("--crops", "detector", "--model", untrained),
-         f"model {untrained.stem} (file), {detector} (embedded, the default)",
+         f"model {untrained} (file), {detector} (embedded, the default)",
          (["file"], "embedded")),
         (("--crops", "detector", "--model", untrained, "--detector", yunet), None,
          (["file"], "file")),

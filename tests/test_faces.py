@@ -173,8 +173,12 @@ def test_what_only_looks_like_a_detector_is_refused(tmp_path: Path) -> None:
     for output, name in zip(model.graph.output, sorted(YUNET_OUTPUTS), strict=True):
         for node in model.graph.node:
             node.output[:] = [name if o == output.name else o for o in node.output]
-            node.op_type = "Unheard"
         output.name = name
+    onnx.save_model(model, path)
+    with pytest.raises(ModelError, match=r"yunet\.onnx has the outputs of YuNet, and they hold"):
+        Detector(path)
+    for node in model.graph.node:
+        node.op_type = "Unheard"
     onnx.save_model(model, path)
     with pytest.raises(ModelError, match=r"yunet\.onnx has the outputs of YuNet, and OpenCV"):
         Detector(path)
@@ -202,6 +206,15 @@ def test_weights_beside_the_file_are_refused(shared: Path, tmp_path: Path) -> No
     model = onnx.load_model(shared / "models" / "scrfd_500m.onnx")
     path = tmp_path / "split.onnx"
     onnx.save_model(model, path, save_as_external_data=True, location="weights.bin")
+    with pytest.raises(ModelError, match=r"split\.onnx keeps its weights in other files"):
+        Detector(path)
+    model = onnx.load_model(shared / "models" / "scrfd_500m.onnx")
+    largest = max(model.graph.initializer, key=lambda weight: len(weight.raw_data))
+    model.graph.initializer.remove(largest)
+    model.graph.node.insert(0, helper.make_node("Constant", [], [largest.name], value=largest))
+    onnx.save_model(
+        model, path, save_as_external_data=True, location="w.bin", convert_attribute=True
+    )
     with pytest.raises(ModelError, match=r"split\.onnx keeps its weights in other files"):
         Detector(path)
 

@@ -175,6 +175,15 @@ class TestShares:
 
 
 class TestTrainedOn:
+    @pytest.mark.parametrize(
+        ("datasets", "says"),
+        [(["aff-wild", "afew-va"], "on afew-va, and does not say on which part"), (None, None)],
+    )
+    def test_a_dataset_that_is_named_whole(self, datasets: Any, says: str | None) -> None:
+        every = select(AFEW, SplitOptions())
+        found = trained_on(card(datasets=datasets), AFEW, every, every.chosen)
+        assert (found is None) if says is None else says in str(found)
+
     def test_a_fold_that_was_held_out(self) -> None:
         fold = select(AFEW, SplitOptions(fold=2))
         assert trained_on(card(**of_run(AFEW, fold)), AFEW, fold, fold.chosen) is None

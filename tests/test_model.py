@@ -129,6 +129,7 @@ def test_what_is_no_model_file_is_refused_with_the_reason(saved: Path, tmp_path:
         ({"name": 5}, "name in its card is 5, expected text"),
         ({"licence": None}, "licence in its card is None, expected text"),
         ({"metrics": []}, r"metrics in its card is \[\], expected a JSON object"),
+        ({"pool": True}, "pool in its card is True, expected a whole number"),
         ({"pool": 1.5}, "pool in its card is 1.5, expected a whole number"),
         ({"crop": {"size": 0}}, "its card asks for what cannot be: crop size is 0"),
     ],

@@ -1,17 +1,17 @@
-"""Arousal of a model that was trained on expressions, set by two of them.
+"""Arousal of a model that was trained on graded expressions, set by two of them.
 
     python -m train.calibrate model.safetensors FACES detector.onnx calibrated.safetensors
 
-A network that is unsure says something in between, so that neutral faces read aroused and excited
-ones too little. Its last layer is scaled and shifted so that, on average over the faces that it was
-trained on, a neutral one reads 0 and a happy one what it is labelled (`train.sets.FACE_NORMS`). No
-face that it is scored on takes part; these are scored again. Valence stays as it is: no line
-brings all expressions nearer to their labels there (docs/ablation.md).
+Graded labels lie nearer to each other than the points of the expressions' names, and a network that
+is unsure draws them together further. So the last layer is scaled and shifted until arousal is, on
+average over the faces that were trained on, that of the name where it is `neutral`, which is 0, and
+where it is `happy` (`train.sets.FACE_NORMS`). No face that the model was not trained on takes part;
+those are scored again. What it does to scores stands in vafer/weights/vafer-alexnet112.md.
 """
 
 import argparse
+import copy
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,65 +20,53 @@ import numpy as np
 import torch
 from torch import nn
 
-from train.augment import middle
-from train.config import DataConfig, read_config
-from train.data import FaceSet, Split
-from train.evaluation import Evaluation, results_of
-from train.feed import Feed
-from train.sets import FACE_NORMS, load_split
-from vafer.crops import CropSpec
+from train.data import Split
+from train.evaluation import Evaluation, predict_faces, results_of
+from train.sets import FACE_NORMS, split_by_name
 from vafer.errors import UsageError, VaferError
 from vafer.model import Model, ModelCard, load_model, save_model
+from vafer.onnx_file import onnx_weights_sha256
 
 AROUSAL = 1  # column of predictions and labels, row of the last layer
 LOW, HIGH = "neutral", "happy"
-BATCH = 256
-
-Change = Callable[[torch.Tensor, int], torch.Tensor]  # widened crops, 0..255, size → their middle
 
 
-def split_by_name(crop: CropSpec, faces: Path, detector: Path, cache: Path | None = None) -> Split:
-    """The faces of the training `faces`, split as it does; all labels are the names' norms.
+def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = None) -> Split:
+    """The faces that a model was trained on, and those that it held out.
 
-    faces: folder of FER2013 and LFW. detector: whose landmarks cut the crops. cache: of these.
+    faces: folder of FER2013 and LFW. detector: whose landmarks cut the crops. Raises UsageError
+    where its card says that it was trained on something else, or that it was calibrated before.
     """
-    config = read_config("faces", [f"data.root={faces}", f"data.detector={detector}"])
-    data = DataConfig(
-        dataset="faces",
-        root=faces,
-        detector=detector,
-        cache=cache,
-        fold=config.data.fold,
-        n_folds=config.data.n_folds,
-        border=config.data.border,
+    if "calibration" in card.training:
+        raise UsageError(f"{card.name} is calibrated: expected a model as it was trained")
+    data = card.training.get("procedure", {}).get("data", {})
+    found = f"dataset {data.get('dataset')}, labels {data.get('labels')}"
+    if found != "dataset faces, labels graded":
+        raise UsageError(
+            f"{card.name} was trained on {found}: expected dataset faces, labels graded"
+        )
+    return split_by_name(
+        card.crop,
+        faces,
+        detector,
+        cache,
+        fold=data["fold"],
+        n_folds=data["n_folds"],
+        on_notice=_tell,
     )
-    return load_split(replace(config, data=data, crop=crop))
 
 
-def predict(model: Model, faces: FaceSet, change: Change = middle) -> np.ndarray:
-    """Valence and arousal (N, 2) of the middles of widened crops."""
-    feed = Feed([faces], torch.device("cpu"))
-    batches = np.array_split(np.arange(len(feed)), len(feed) // BATCH + 1)
-    size = model.card.crop.size
-    changed = (
-        change(crops.float(), size).round().clamp(0, 255).expand(-1, 3, -1, -1)
-        for crops in feed.batches(batches)
-    )
-    return torch.cat([model.predict(crops) for crops in changed]).numpy()
+def calibrated(model: Model, split: Split) -> Model:
+    """The model with its arousal set by the faces that `split` trains on.
 
-
-def calibrated(model: Model, split: Split) -> ModelCard:
-    """Calibrate a model, in place, by what `split` trains on; returns its card with new scores.
-
-    Raises UsageError where that was done before, or where the split or the model does not allow it.
+    Its card gets the line, and scores of the held-out faces in the place of its metrics. Raises
+    UsageError where no line can be drawn.
     """
-    if "calibration" in model.card.training:
-        raise UsageError(f"{model.card.name} is calibrated: expected a model as it was trained")
     expressions = np.concatenate([faces.expressions for faces in split.train])
     missing = sorted({LOW, HIGH} - {*expressions})
     if missing:
         raise UsageError(f"no {' and no '.join(missing)} face to calibrate by")
-    arousal = np.concatenate([predict(model, faces)[:, AROUSAL] for faces in split.train])
+    arousal = np.concatenate([predict_faces(model, faces)[:, AROUSAL] for faces in split.train])
     low, high = (float(arousal[expressions == name].mean()) for name in (LOW, HIGH))
     if not low < high:
         raise UsageError(
@@ -86,39 +74,43 @@ def calibrated(model: Model, split: Split) -> ModelCard:
             "expected more of these"
         )
     scale = FACE_NORMS[HIGH][AROUSAL] / (high - low)
-    last = model.net.regressor[-1]
+    net = copy.deepcopy(model.net)
+    last = net.regressor[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight[AROUSAL] *= scale
         last.bias[AROUSAL] = scale * (last.bias[AROUSAL] - low)
-    facts: dict[str, Any] = {
-        "arousal": f"{scale:.4f} × (arousal − {low:.4f})",
-        "detector_sha256": split.facts["detector_sha256"],
-    }
-    return replace(
-        model.card,
-        training=model.card.training | {"calibration": facts},
-        metrics=results_of([Evaluation(faces, predict(model, faces)) for faces in split.held_out]),
-    )
+    line: dict[str, Any] = {"arousal": f"{scale:.4f} × (arousal − {low:.4f})"}
+    changed = Model(net, replace(model.card, training=model.card.training | {"calibration": line}))
+    scored = [Evaluation(faces, predict_faces(changed, faces)) for faces in split.held_out]
+    return Model(net, replace(changed.card, metrics=results_of(scored)))
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("faces", type=Path, help="folder of FER2013 and LFW with expressions")
-    parser.add_argument("detector", type=Path, help="whose landmarks cut the crops")
+    parser.add_argument("detector", type=Path, help="whose landmarks cut the crops, an ONNX file")
     parser.add_argument("out", type=Path)
     parser.add_argument("--cache", type=Path, help="where crops are kept, instead of data/crops")
     arguments = parser.parse_args()
     try:
+        if arguments.out.exists():
+            raise UsageError(f"{arguments.out} is there already: name another file, or remove it")
         model = load_model(arguments.model)
-        split = split_by_name(model.card.crop, arguments.faces, arguments.detector, arguments.cache)
-        card = calibrated(model, split)
-        save_model(arguments.out, model.net, card)
+        split = split_of(model.card, arguments.faces, arguments.detector, arguments.cache)
+        found = calibrated(model, split)
+        facts = found.card.training["calibration"]
+        facts["detector_weights_sha256"] = onnx_weights_sha256(arguments.detector)
+        save_model(arguments.out, found.net, found.card)
     except (VaferError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{arguments.out}: arousal = {card.training['calibration']['arousal']}")
+    print(f"{arguments.out}: arousal = {facts['arousal']}")
     return 0
 
 

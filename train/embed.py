@@ -38,10 +38,10 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
     if path.suffix == ".safetensors":
         model = load_model(path)
         stored = {
-            name: value.half() if value.is_floating_point() else value
-            for name, value in model.net.state_dict().items()
+            key: value.half() if value.is_floating_point() else value
+            for key, value in model.net.state_dict().items()
         }
-        _check_metrics(metrics, "model", weights_sha256(stored))
+        _check_metrics(metrics, "model", weights_sha256(stored), path)
         metrics = {**model.card.metrics, **metrics}
         card = replace(model.card, name=name, licence=LICENCE, metrics=metrics, text=text)
         save_model(target, model.net, card, dtype=torch.float16)
@@ -51,7 +51,7 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
     import onnx
 
     old, weights = detector_card(path), onnx_weights_sha256(path)
-    _check_metrics(metrics, "candidate", weights)
+    _check_metrics(metrics, "candidate", weights, path)
     new = {
         "name": name,
         "licence": LICENCE,
@@ -65,16 +65,22 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
     return target
 
 
-def _check_metrics(metrics: dict[str, Any], key: str, weights: str) -> None:
-    """Refuse figures of other weights than those that ship. Raises UsageError."""
-    of = metrics.get(key)
-    if of is not None and of["weights_sha256"] != weights:
+def _check_metrics(metrics: dict[str, Any], key: str, weights: str, path: Path) -> None:
+    """Refuse figures that are not of what ships. key: of what was scored. Raises UsageError."""
+    if not metrics:
+        return
+    scored = metrics.get(key)
+    found = scored.get("weights_sha256") if isinstance(scored, dict) else None
+    if found != weights:
         raise UsageError(
-            f"these metrics are of the weights {of['weights_sha256']}, the file's are {weights}: "
-            "expected those of the file. Run the bench on it"
+            f"the metrics are of the weights {found}, those of {path} are {weights}: expected "
+            "what the bench wrote of this file"
         )
     if metrics.get("one_look") or metrics.get("every", 1) != 1:
-        raise UsageError("these metrics are of one look, or not of every frame: not of what ships")
+        raise UsageError(
+            f"the metrics of {path} are of one look, or not of every frame: expected what the "
+            "bench wrote without --one-look and --every"
+        )
 
 
 def main() -> int:

@@ -1,16 +1,23 @@
 """How well a network does on the held-out sets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from train.augment import middle
 from train.config import TrainConfig
 from train.data import FaceSet
 from train.feed import Feed
 from train.loop import predict
 from train.steps import Players
 from vafer.metrics import DIMENSIONS, scores
+from vafer.model import Model
+
+BATCH = 256  # crops
+Change = Callable[[torch.Tensor, int], torch.Tensor]  # crops, 0..255, size → those of that size
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,21 @@ class Evaluation:
                 for name in sorted(names)
             }  # fmt: skip
         return found
+
+
+def predict_faces(model: Model, faces: FaceSet, change: Change = middle) -> np.ndarray:
+    """Valence and arousal in [-1, 1], (N, 2), of a set's crops, which may have a border.
+
+    change: makes of crops (n, C, S, S), 0..255, and the model's size those that it sees.
+    """
+    feed = Feed([faces], torch.device("cpu"))
+    batches = np.array_split(np.arange(len(feed)), len(feed) // BATCH + 1)
+    size = model.card.crop.size
+    changed = (
+        change(crops.float(), size).round().clamp(0, 255).expand(-1, 3, -1, -1)
+        for crops in feed.batches(batches)
+    )
+    return torch.cat([model.predict(crops) for crops in changed]).numpy()
 
 
 def evaluate(

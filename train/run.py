@@ -44,6 +44,7 @@ from vafer.metrics import DIMENSIONS
 from vafer.model import ModelCard, save_model
 from vafer.plots import plot_features, plot_predictions
 from vafer.plots.features import MOST_FACES
+from vafer.store import OF_A_RUN
 
 TOO_MANY_SKIPPED = 0.2
 MAY_CHANGE = (
@@ -126,7 +127,7 @@ def train(
                     folder = out if len(config.seeds) == 1 else out / f"seed-{seed}"
                     run = _Run(config, seed, folder, split, feeds, team, stops, on_report, tell)
                     found[seed] = run.go(resume=resume)
-                    models[seed] = folder / "model.safetensors"
+                    models[seed] = folder / OF_A_RUN
                     if seed != config.seeds[-1] and stops(0):
                         raise KeyboardInterrupt
             outcome = Outcome(out, models, found)
@@ -334,7 +335,7 @@ class _Run:
         if not self.team.leads:
             return
         result = results_of(evaluations)
-        save_model(self.out / "model.safetensors", players.net, self._card(progress, result))
+        save_model(self.out / OF_A_RUN, players.net, self._card(progress, result))
         plot_losses(log.steps(), self.out / "losses.png", evaluations=log.evaluations())
         for evaluation in evaluations:
             name = evaluation.faces.name

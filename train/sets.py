@@ -12,10 +12,11 @@ import polars as pl
 import torch
 
 from train.cache import CropStore, Part, cached_crops, parts_of_jpegs, parts_of_rows
-from train.config import DataConfig, TrainConfig
+from train.config import DataConfig, TrainConfig, read_config
 from train.data import FaceSet, Split
 from train.posteriors import CrossFit, cross_fitted
 from train.synthetic import draw_faces
+from vafer.crops import CropSpec
 from vafer.datasets import default_root, open_dataset
 from vafer.datasets.labels import Dataset
 from vafer.datasets.splits import ALL, Selection, hash_name, select
@@ -64,6 +65,35 @@ def load_split(
             return _faces(config, on_progress, on_notice)
         case name:
             return _published(name, config, on_progress, on_notice)
+
+
+def split_by_name(
+    crop: CropSpec,
+    faces: Path,
+    detector: Path,
+    cache: Path | None = None,
+    *,
+    fold: int = 0,
+    n_folds: int = SplitOptions.n_folds,
+    on_notice: Callable[[str], None],
+) -> Split:
+    """The faces of the dataset `faces`, split as the training `faces` does; all labels are norms.
+
+    crop: of the network that will see them. faces: folder of FER2013 and LFW. detector: whose
+    landmarks cut the crops. cache: of these. fold: of LFW's persons, held out. Raises UsageError,
+    ModelError.
+    """
+    config = read_config("faces")
+    data = replace(
+        config.data,
+        root=faces,
+        detector=detector,
+        cache=cache,
+        fold=fold,
+        n_folds=n_folds,
+        labels="norms",
+    )
+    return load_split(replace(config, data=data, crop=crop), on_notice=on_notice)
 
 
 def _published(

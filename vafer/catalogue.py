@@ -76,14 +76,15 @@ def info(name_or_path: str) -> Info:
         return _model_info(path, "cached") if isinstance(item, Pair) else _pack_info(item, path)
     path = Path(name_or_path)
     try:
-        is_run, is_folder = (path / store.OF_A_RUN).is_file(), path.is_dir()
+        is_folder = bool(name_or_path) and path.is_dir()
+        is_run = is_folder and (path / store.OF_A_RUN).is_file()
         is_file = is_run or path.is_file()
     except OSError as error:
         why = why_unreadable(path, error)
         raise UsageError(f"{name_or_path}: cannot be read: {why}") from error
     if is_run:
         path /= store.OF_A_RUN
-    elif name_or_path and is_folder:
+    elif is_folder:
         raise UsageError(f"{name_or_path} is a folder without a model.safetensors: no run folder")
     if not is_file:
         names = ", ".join(entry.name for entry in entries())

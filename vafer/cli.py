@@ -73,17 +73,20 @@ def _interrupts_raise() -> None:
 
 
 def _notices(*, quiet: bool) -> Callable[[str], None]:
-    """Shows what there is to be known; of what is downloaded, the licence even if kept quiet."""
+    """Prints a run's notices; `quiet`: none but the licence of what is about to be downloaded.
 
-    def show(text: str) -> None:
+    From that one on an interrupt raises, so that nothing is left of the download.
+    """
+
+    def notice(text: str) -> None:
         from vafer.pulling import Licence
 
         if isinstance(text, Licence):
-            _interrupts_raise()  # a download begins, of which nothing is to be left
+            _interrupts_raise()
         if not quiet or isinstance(text, Licence):
             console.show_notice(text)
 
-    return show
+    return notice
 
 
 def _show_version(wanted: bool) -> None:
@@ -477,7 +480,7 @@ def train(
                     Path(out or f"runs/{Path(config).stem}"),
                     resume=resume,
                     on_report=show,
-                    on_notice=console.show_notice if not quiet else lambda text: None,
+                    on_notice=_notices(quiet=quiet),
                 )
             except DivergedError as error:
                 console.show_error(str(error))

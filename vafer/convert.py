@@ -181,7 +181,8 @@ def _checked(path: Path, key: str, value: object, shape: tuple[int, ...]) -> tor
     if not isinstance(value, torch.Tensor):
         raise ModelError(f"{path}: {key} is {type(value).__name__}: {expected}")
     if value.layout != torch.strided or value.is_nested or value.is_meta:
-        raise ModelError(f"{path}: {key} is a sparse, nested or empty tensor: {expected}")
+        kind = "without values" if value.is_meta else "sparse, nested or of another layout"
+        raise ModelError(f"{path}: {key} is {kind}: {expected}")
     if not value.is_floating_point():
         raise ModelError(f"{path}: {key} is {value.dtype}: {expected}")
     if tuple(value.shape) != shape:

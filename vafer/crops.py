@@ -1,7 +1,8 @@
 """Frames + faces → crops, the same way for training and for annotation.
 
-A crop is a similarity or a box map from frame pixels to crop pixels, followed by one bilinear
-`grid_sample` over all faces of a batch. Pixel centres lie at whole numbers, as in `cv2.warpAffine`.
+A crop is a similarity, or a map of a box, from frame pixels to crop pixels, followed by one
+bilinear `grid_sample` over all faces of a batch. Pixel centres lie at whole numbers, as in
+`cv2.warpAffine`.
 """
 
 import math
@@ -54,10 +55,12 @@ class CropSpec:
         if self.kind not in get_args(CropKind):
             expected = ", ".join(get_args(CropKind))
             raise ModelError(f"crop kind is {self.kind!r}: expected one of {expected}")
-        if not isinstance(self.size, int) or not 1 <= self.size <= LARGEST:
+        if type(self.size) is not int or not 1 <= self.size <= LARGEST:
             raise ModelError(f"crop size is {self.size}: expected whole pixels, 1 to {LARGEST}")
         if np.shape(self.template) != (5, 2):
             raise ModelError(f"crop template has shape {np.shape(self.template)}: expected (5, 2)")
+        if not np.isfinite(np.asarray(self.template, float)).all():
+            raise ModelError("crop template: expected numbers")
         if not 0 <= self.margin < math.inf:
             raise ModelError(f"crop margin is {self.margin}: expected 0 or more")
         is_usable = all(map(math.isfinite, self.mean)) and all(0 < v < math.inf for v in self.std)
@@ -73,7 +76,7 @@ class CropSpec:
             rs, gs, bs = map(float, spec.std)
             template = tuple((float(x), float(y)) for x, y in spec.template)
             return replace(spec, template=template, mean=(r, g, b), std=(rs, gs, bs))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"not a crop specification: {values!r} ({error})") from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,7 +229,8 @@ def cut(image: np.ndarray, matrix: np.ndarray, size: int) -> Patch:
     """Cut out of a frame what the crop `matrix` (2, 3) of `size` pixels will sample.
 
     A face n times the crop's size is first averaged over whole n x n pixels: plain bilinear
-    sampling would skip most of them, and flicker from frame to frame.
+    sampling would skip most of them, and flicker from frame to frame. Of a stretched crop n is the
+    geometric mean of both directions.
     """
     of = _Pieces.of(image.shape[:2], matrix[None], size)
     (x0, y0), (x1, y1), factor = of.low[0], of.high[0], int(of.factor[0])

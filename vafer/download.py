@@ -88,7 +88,7 @@ def _proxy_of(url: str) -> str | None:
     if urllib.request.proxy_bypass(asked.netloc):
         return None
     proxy = urllib.request.getproxies().get(asked.scheme)
-    return proxy and proxy.rpartition("@")[2].removesuffix("/")  # no password
+    return proxy and proxy.rpartition("//")[2].rpartition("@")[2].strip("/")  # no password
 
 
 def in_one_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Frames → faces: boxes, scores and five landmarks, by the detector file that the user chose.
 
-Two families of ONNX detectors are understood: what insightface's `get_model` loads (SCRFD and its
-output layout), and YuNet, which OpenCV runs. Both see the frame the same way: shrunk until its
+Two families of ONNX detectors are understood: SCRFD's, whose output layout insightface decodes, and
+YuNet, which OpenCV runs. Both see the frame the same way: shrunk until its
 longer side fits, never enlarged, and padded with black to multiples of 32, not to a square.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from vafer.download import in_one_line
 from vafer.errors import ModelError
 from vafer.mosaic import Mosaic
 from vafer.onnx_file import card_in, check_weights, read_onnx
@@ -34,8 +35,9 @@ DOUBTED = 1.0
 NOISE = 0.1  # below it there are hundreds in a frame, and none is looked at for a second time
 MOST_AT_ONCE = 64  # faces that are looked at again in one picture
 YUNET_CANDIDATES = 5000  # boxes that YuNet may hand to its non-maximum suppression
-# Class, objectness, box and landmarks, at three strides.
-YUNET_OUTPUTS = {f"{part}_{s}" for part in ("cls", "obj", "bbox", "kps") for s in (8, 16, 32)}
+# Class, objectness, box and landmarks, and how many numbers of each a cell has.
+YUNET_PARTS, YUNET_STRIDES = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}, (8, 16, 32)
+YUNET_OUTPUTS = {f"{part}_{stride}" for part in YUNET_PARTS for stride in YUNET_STRIDES}
 # SCRFD's layouts by their number of outputs, with landmarks or without: strides, anchors a cell.
 SCRFD_LAYOUTS = {
     **dict.fromkeys((6, 9), ((8, 16, 32), 2)),
@@ -315,22 +317,33 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
     log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns about a setting that it makes by itself
     try:
         # From memory: OpenCV tells by the ending of a name what kind of file it is.
+        content = np.fromfile(path, np.uint8)
+        trial = cv2.dnn.readNetFromONNX(content)
+        trial.setInput(np.zeros((1, 3, TRIAL_SIDE, TRIAL_SIDE), np.float32))
+        names = [f"{part}_{stride}" for part in YUNET_PARTS for stride in YUNET_STRIDES]
+        sizes = [np.size(output) for output in trial.forward(names)]
         network = cv2.FaceDetectorYN.create(
             "onnx",
-            np.fromfile(path, np.uint8),
+            content,
             np.empty(0, np.uint8),
-            (TRIAL_SIDE, TRIAL_SIDE),
+            (STRIDE, STRIDE),
             threshold,
             NMS_IOU,
             YUNET_CANDIDATES,
         )
-        network.detect(np.zeros((TRIAL_SIDE, TRIAL_SIDE, 3), np.uint8))
     except cv2.error as error:
         raise ModelError(
-            f"{path} has the outputs of YuNet, and OpenCV cannot run it: {_in_one_line(error)}"
+            f"{path} has the outputs of YuNet, and OpenCV cannot run it: {in_one_line(error)}"
         ) from error
     finally:
         log.setLogLevel(level)
+    n_cells = [(TRIAL_SIDE // stride) ** 2 for stride in YUNET_STRIDES]
+    expected = [of_one * n for of_one in YUNET_PARTS.values() for n in n_cells]
+    if sizes != expected:  # which OpenCV does not look at
+        raise ModelError(
+            f"{path} has the outputs of YuNet, and they hold {sizes} numbers of {TRIAL_SIDE} × "
+            f"{TRIAL_SIDE} pixels: expected {expected}"
+        )
 
     def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         network.setInputSize((canvas.shape[1], canvas.shape[0]))
@@ -342,10 +355,6 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
         return boxes_scores, found[:, 4:14].reshape(-1, 5, 2)
 
     return _Loaded(run, has_landmarks=True, device="cpu")
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _load_torch(path: Path, threshold: float, device: str) -> _Loaded:
@@ -392,7 +401,7 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
         )
     except Exception as error:  # whatever ONNX Runtime makes of a foreign graph
         raise ModelError(
-            f"{path} cannot be loaded as a face detector: {_in_one_line(error)}. {expected}"
+            f"{path} cannot be loaded as a face detector: {in_one_line(error)}. {expected}"
         ) from error
     if getattr(network, "taskname", None) != "detection":
         found = getattr(network, "taskname", "a model of no known kind")
@@ -405,7 +414,7 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
         found = network.session.run(network.output_names, {network.input_name: nothing})
     except Exception as error:
         raise ModelError(
-            f"{path} cannot be run as a face detector: {_in_one_line(error)}. {expected}"
+            f"{path} cannot be run as a face detector: {in_one_line(error)}. {expected}"
         ) from error
     sizes = [np.size(output) for output in found]
     if sizes != _scrfd_sizes(len(sizes), height, width):

@@ -10,7 +10,7 @@ from vafer.datasets.labels import Dataset, some
 from vafer.datasets.splits import Selection, hash_name
 from vafer.errors import ModelError, UsageError, display_path
 from vafer.model import ModelCard, read_card
-from vafer.store import Choice, choose_model, is_model_name
+from vafer.store import OF_A_RUN, Choice, choose_model, is_model_name
 
 
 def choose_models(
@@ -23,8 +23,8 @@ def choose_models(
     """
     if model is None or is_model_name(str(model)) or not _is_folder(Path(model)):
         return (choose_model(model, on_notice=on_notice),)
-    one = Path(model) / "model.safetensors"
-    several = sorted(Path(model).glob("*/model.safetensors"))
+    one = Path(model) / OF_A_RUN
+    several = sorted(Path(model).glob(f"*/{OF_A_RUN}"))
     if one.is_file() and several:
         raise ModelError(
             f"{display_path(Path(model))} holds a model, and {len(several)} more in the folders "
@@ -74,7 +74,7 @@ def trained_on(
     card: ModelCard, dataset: Dataset, selection: Selection, rows: pl.DataFrame
 ) -> str | None:
     """What of the rows a model was trained on, in words; None where nothing is known to be."""
-    if dataset.name in card.training.get("datasets", ()):
+    if dataset.name in (card.training.get("datasets") or ()):
         return (
             f"{card.name} was trained on {dataset.name}, and does not say on which part. These "
             "scores are not of people or videos that it never saw"

@@ -161,7 +161,7 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
         net = AVNet(card.backbone, card.pool)
         net.load_state_dict({n: _at_full_precision(w) for n, w in weights.items()})
         if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
-            raise ModelError(f"{broken[0]} holds NaN or infinite numbers")
+            raise ModelError(f"{broken[0]} holds NaN or infinite numbers; train or get it anew")
     except (RuntimeError, TypeError, ModelError) as error:
         raise ModelError(
             f"{path} does not hold the weights that its card promises "
@@ -186,7 +186,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if promised and (found := weights_sha256(weights)) != promised:
         raise ModelError(
             f"{path} is damaged, or was changed: its weights have SHA-256 {found}, expected "
-            f"{promised}"
+            f"{promised}. Get it anew; if it came with vafer, install that anew"
         )
     return weights
 
@@ -236,7 +236,7 @@ def _parse_card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
         )
     for key, (kind, expected) in CARD_VALUES.items():
         value = values.get(key, kind())
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise ModelError(f"{path}: {key} in its card is {value!r:.40}, expected {expected}")
     try:
         return ModelCard(**{**values, "crop": CropSpec.from_dict(values["crop"])})

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,21 @@ def read_onnx(path: Path) -> "onnx.ModelProto":
     if not model.graph.node:
         found = "is empty" if path.stat().st_size == 0 else "is an ONNX file without a network"
         raise ModelError(f"{path} {found}. {expected}")
-    if any(map(uses_external_data, model.graph.initializer)):
+    if any(map(uses_external_data, _tensors(model.graph))):
         raise ModelError(
             f"{path} keeps its weights in other files: expected one file. To make one: "
             f"onnx.save_model(onnx.load_model({path.name!r}), 'whole.onnx')"
         )
     return model
+
+
+def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
+    """All that a graph and those inside it hold."""
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def detector_card(path: Path) -> dict[str, Any]:
@@ -71,14 +80,15 @@ def check_weights(model: "onnx.ModelProto", card: Mapping[str, Any], path: Path)
     if promised and (found := weights_sha256_in(model, path)) != promised:
         raise ModelError(
             f"{path} is damaged, or was changed: its weights have SHA-256 {found}, expected "
-            f"{promised}"
+            f"{promised}. Get it anew; if it came with vafer, install that anew"
         )
 
 
 def onnx_weights_sha256(path: Path) -> str:
     """SHA-256 of an ONNX file's weights: of each one's name, type, shape and bytes, by name.
 
-    A card written into the file leaves it as it is. Raises ModelError.
+    Weights are the graph's initialisers. A card written into the file leaves it as it is. Raises
+    ModelError.
     """
     return weights_sha256_in(read_onnx(path), path)
 

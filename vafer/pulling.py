@@ -5,6 +5,8 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vafer.download import download, in_one_line, sha256
@@ -27,6 +29,13 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
     """
     files = item.files
     target = cache / item.name / item.file_name
+    on_notice(
+        Licence(
+            f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). "
+            f"Downloading {item.n_bytes / 1e6:.0f} MB from "
+            f"{' and '.join(file.url for file in files)}"
+        )
+    )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _remove_broken_off(cache, item.name)
@@ -38,16 +47,11 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
         ) from error
     try:
         with opened as folder:
-            on_notice(
-                Licence(
-                    f"{item.name}, {item.origin}. Licence: {item.licence} ({item.terms}). "
-                    f"Downloading {item.n_bytes / 1e6:.0f} MB from "
-                    f"{' and '.join(file.url for file in files)}"
-                )
-            )
             downloaded = [Path(folder) / PurePosixPath(file.url).name for file in files]
+            tell, n_before = _teller(item, on_notice), 0
             for file, path in zip(files, downloaded, strict=True):
-                download(file, path, _told(item, on_notice))
+                download(file, path, partial(tell, n_before))
+                n_before += path.stat().st_size
             made = Path(folder) / item.file_name
             _make(item, downloaded, made)
             target.parent.mkdir(exist_ok=True)
@@ -61,18 +65,20 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
 
 
 def _remove_broken_off(cache: Path, name: str) -> None:
-    """What was left by processes that were killed. Raises OSError."""
+    """What was left by processes that were killed."""
     for folder in cache.glob(f".{name}-*"):
-        if time.time() - folder.stat().st_mtime > BROKEN_OFF_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another process may be at it
+            if time.time() - folder.stat().st_mtime > BROKEN_OFF_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def _told(item: Pack | Pair, on_notice: Callable[[str], None]) -> Callable[[int], None]:
-    """Tells of a long download, given how many bytes there are, now and then."""
+def _teller(item: Pack | Pair, on_notice: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Tells, every `TOLD_EVERY` bytes, how far a download is, given those of earlier files, too."""
     next_at = TOLD_EVERY
 
-    def tell(n_bytes: int) -> None:
+    def tell(n_before: int, n_of_file: int) -> None:
         nonlocal next_at
+        n_bytes = n_before + n_of_file
         if n_bytes >= next_at:
             next_at = n_bytes + TOLD_EVERY
             on_notice(f"{item.name}: {n_bytes / 1e6:.0f} of {item.n_bytes / 1e6:.0f} MB")

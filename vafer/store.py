@@ -170,7 +170,8 @@ def cached(item: Pack | Pair) -> Path | None:
     """
     own = cache_folder() / item.name / item.file_name
     try:
-        problem = _damage(item, own) if own.exists() else None
+        is_there = own.exists()
+        problem = _damage(item, own) if is_there else None
     except OSError as error:
         raise ModelError(f"{own}: cannot be read: {error.strerror}") from error
     if problem:
@@ -178,7 +179,7 @@ def cached(item: Pack | Pair) -> Path | None:
             f"{own} is not that of {item.name}, or not whole: {problem}. Delete it and run "
             f"vafer models pull {item.name}; to use it as it is, give its path"
         )
-    if own.exists():
+    if is_there:
         return own
     for path in _of_insightface(item):
         with suppress(OSError):
@@ -188,12 +189,14 @@ def cached(item: Pack | Pair) -> Path | None:
 
 
 def _of_insightface(item: Pack | Pair) -> tuple[Path, ...]:
-    with suppress(RuntimeError):  # no home
+    if isinstance(item, Pair):
+        return ()
+    try:
         models = Path.home() / ".insightface" / "models" / item.name
-        # The second is as insightface unpacks an archive that nests its files in a folder.
-        nested = models / item.name / item.file_name
-        return (models / item.file_name, nested) if isinstance(item, Pack) else ()
-    return ()
+    except RuntimeError:  # there is no home
+        return ()
+    # The second is as insightface unpacks an archive that nests its files in a folder.
+    return (models / item.file_name, models / item.name / item.file_name)
 
 
 def _damage(item: Pack | Pair, path: Path) -> str | None:
@@ -203,7 +206,8 @@ def _damage(item: Pack | Pair, path: Path) -> str | None:
         return (
             None if found == item.file_sha256 else f"SHA-256 {found}, expected {item.file_sha256}"
         )
-    from vafer.model import load_model  # which imports PyTorch
+    from vafer.convert import CROP  # which imports PyTorch
+    from vafer.model import load_model
 
     try:
         model = load_model(path)
@@ -219,6 +223,8 @@ def _damage(item: Pack | Pair, path: Path) -> str | None:
             f"it calls itself {model.card.name}, made from git blobs {made}, expected "
             f"{' and '.join(expected.values())}"
         )
+    if model.card.crop != CROP:
+        return "an older vafer made it, with another crop"
     return None
 
 

@@ -1,25 +1,28 @@
-"""Arousal of a model set by two expressions, of faces that it is not scored on."""
+"""Arousal of a model set by two expressions, of the faces that it was trained on."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from tests.train.toys import toy_faces
-from train.calibrate import AROUSAL, calibrated, main, predict
+from train.calibrate import AROUSAL, calibrated, main, split_of
 from train.data import FaceSet, Split
-from train.sets import FACE_NORMS
+from train.evaluation import predict_faces
+from train.sets import FACE_NORMS, NO_IDENTITY, fold_of
 from vafer.errors import UsageError
-from vafer.model import Model, load_model, save_model
+from vafer.model import Model, ModelCard, load_model, save_model
+from vafer.onnx_file import onnx_weights_sha256
 
 NAMES = ("sad", "neutral", "happy")
 
 
 def named(faces: FaceSet, model: Model) -> FaceSet:
     """Faces whose expressions go with the arousal that the model gives them."""
-    arousal = predict(model, faces)[:, AROUSAL]
+    arousal = predict_faces(model, faces)[:, AROUSAL]
     third = np.searchsorted(np.quantile(arousal, [1 / 3, 2 / 3]), arousal)
     return replace(faces, expressions=np.array(NAMES, object)[third])
 
@@ -47,31 +50,32 @@ def split(model: Model) -> Split:
 
 
 def means(model: Model, split: Split, column: int) -> dict[str, float]:
-    values = np.concatenate([predict(model, faces)[:, column] for faces in split.train])
+    values = np.concatenate([predict_faces(model, faces)[:, column] for faces in split.train])
     names = np.concatenate([faces.expressions for faces in split.train])
     return {name: float(values[names == name].mean()) for name in ("neutral", "happy")}
 
 
-def test_neutral_faces_read_0_and_happy_ones_their_label(model: Model, split: Split) -> None:
-    valence, before = means(model, split, 0), predict(model, split.held_out[0])
-    card = calibrated(model, split)
-    found = means(model, split, AROUSAL)
-    assert found["neutral"] == pytest.approx(0, abs=1e-4)
-    assert found["happy"] == pytest.approx(FACE_NORMS["happy"][AROUSAL], abs=1e-4)
-    assert means(model, split, 0) == pytest.approx(valence, abs=1e-6)
-    assert card.training["calibration"]["detector_sha256"] == "of the detector"
-    after = predict(model, split.held_out[0])
+def test_neutral_faces_read_0_and_happy_ones_the_point_of_their_name(
+    model: Model, split: Split
+) -> None:
+    before = predict_faces(model, split.held_out[0])
+    found = calibrated(model, split)
+    arousal = means(found, split, AROUSAL)
+    assert arousal["neutral"] == pytest.approx(0, abs=1e-4)
+    assert arousal["happy"] == pytest.approx(FACE_NORMS["happy"][AROUSAL], abs=1e-4)
+    assert means(found, split, 0) == pytest.approx(means(model, split, 0), abs=1e-6)
+    np.testing.assert_array_equal(predict_faces(model, split.held_out[0]), before)  # as it was
+    after = predict_faces(found, split.held_out[0])
     slope, offset = np.polyfit(before[:, AROUSAL], after[:, AROUSAL], 1)
-    assert card.training["calibration"]["arousal"] == (
-        f"{slope:.4f} × (arousal − {-offset / slope:.4f})"
-    )
-    scored = card.metrics["held_out"]
+    line = f"{slope:.4f} × (arousal − {-offset / slope:.4f})"
+    assert found.card.training["calibration"] == {"arousal": line}
+    scored = found.card.metrics["held_out"]
     assert scored["n_faces"] == 64
     difference = after[:, AROUSAL] - split.held_out[0].labels[:, AROUSAL]
     assert scored["arousal"]["rmse"] == pytest.approx(np.sqrt((difference**2).mean()), rel=1e-4)
 
 
-def test_what_cannot_be_calibrated_is_refused(model: Model, split: Split) -> None:
+def test_without_two_expressions_in_order_there_is_no_line(model: Model, split: Split) -> None:
     swapped = {"neutral": "happy", "happy": "neutral"}
     others = [
         replace(f, expressions=np.array([swapped.get(e, e) for e in f.expressions], object))
@@ -82,33 +86,60 @@ def test_what_cannot_be_calibrated_is_refused(model: Model, split: Split) -> Non
     sad = [replace(f, expressions=np.full(len(f), "sad", object)) for f in split.train]
     with pytest.raises(UsageError, match="no happy and no neutral face to calibrate by"):
         calibrated(model, replace(split, train=tuple(sad)))
-    twice = Model(model.net, calibrated(model, split))
-    with pytest.raises(UsageError, match="is calibrated: expected a model as it was trained"):
-        calibrated(twice, split)
+
+
+def trained(card: ModelCard, **data: object) -> ModelCard:
+    facts = {"dataset": "faces", "labels": "graded", "fold": 1, "n_folds": 4, **data}
+    return replace(card, training={"procedure": {"data": facts}})
+
+
+def test_the_faces_are_those_that_the_model_was_trained_on(
+    model: Model, few_faces: Path, yunet: Path, tmp_path: Path
+) -> None:
+    found = split_of(trained(model.card), few_faces, yunet, tmp_path)
+    persons = pl.read_parquet(few_faces / "lfw_expressions.parquet")["identity"]
+    held_out = {name for name in persons if fold_of(name, 4) == 1 and name != NO_IDENTITY}
+    assert held_out
+    assert {*found.held_out[1].subjects} == held_out
+    assert not held_out & {*found.train[1].subjects}
+    for card, says in (
+        (model.card, "was trained on dataset None, labels None: expected dataset faces"),
+        (trained(model.card, labels="norms"), "trained on dataset faces, labels norms"),
+        (replace(model.card, training={"calibration": {}}), "is calibrated: expected a model as"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            split_of(card, few_faces, yunet, tmp_path)
 
 
 def test_the_command_writes_another_file(
-    model: Model, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    model: Model, few_faces: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    asked: list[object] = []
-
-    def given(crop: object, *paths: object) -> Split:
-        asked.extend((crop, *paths))
-        return split
-
-    monkeypatch.setattr("train.calibrate.split_by_name", given)
-    save_model(tmp_path / "mine.safetensors", model.net, model.card)
-    before = (tmp_path / "mine.safetensors").read_bytes()
-    arguments = ["mine.safetensors", "FACES", "detector.onnx", "calibrated.safetensors"]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["calibrate", *arguments])
-    assert main() == 0
-    assert asked == [model.card.crop, Path("FACES"), Path("detector.onnx"), None]
-    assert (tmp_path / "mine.safetensors").read_bytes() == before
-    found = load_model(tmp_path / "calibrated.safetensors")
-    assert means(found, split, AROUSAL)["neutral"] == pytest.approx(0, abs=1e-4)
-    assert found.card.training["calibration"]["arousal"] in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["calibrate", "gone.safetensors", *arguments[1:]])
+    card = trained(model.card)
+    path, out = tmp_path / "mine.safetensors", tmp_path / "calibrated.safetensors"
+    save_model(path, model.net, card)
+    own = predict_faces(model, split_of(card, few_faces, yunet, tmp_path).train[1])
+    assert own[:, AROUSAL].std() > 0
+    before = path.read_bytes()
+    command = ["calibrate", str(path), str(few_faces), str(yunet), str(out), "--cache",
+               str(tmp_path)]  # fmt: skip
+    monkeypatch.setattr("sys.argv", command)
+    code = main()
+    told = capsys.readouterr()
+    if code:  # a network that learnt nothing may order them either way
+        assert "gives neutral faces an arousal of" in told.err
+        with torch.no_grad():
+            model.net.regressor[-1].weight[AROUSAL] *= -1
+        save_model(path, model.net, card)
+        before = path.read_bytes()
+        assert main() == 0
+        told = capsys.readouterr()
+    assert path.read_bytes() == before
+    facts = load_model(out).card.training["calibration"]
+    assert facts["arousal"] in told.out
+    assert facts["detector_weights_sha256"] == onnx_weights_sha256(yunet)
     assert main() == 2
-    assert "gone.safetensors: no such model file" in capsys.readouterr().err
+    assert "calibrated.safetensors is there already" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*command[:1], str(tmp_path / "gone"), *command[2:4], "other"])
+    assert main() == 2
+    assert "gone: no such model file" in capsys.readouterr().err

@@ -13,10 +13,20 @@ from train.embed import embed
 from vafer.catalogue import info
 from vafer.download import sha256
 from vafer.errors import UsageError
-from vafer.model import load_model, save_model
+from vafer.model import load_model, save_model, weights_sha256
 from vafer.onnx_file import detector_card, onnx_weights_sha256
 
 METRICS = {"fer_test": {"valence": {"ccc": 0.7}}}
+
+
+def of(path: Path) -> dict[str, dict[str, str]]:
+    """What a bench writes of the file that it scored."""
+    if path.suffix == ".onnx":
+        return {"candidate": {"weights_sha256": onnx_weights_sha256(path)}}
+    weights = {key: value.half() for key, value in load_model(path).net.state_dict().items()}
+    return {"model": {"weights_sha256": weights_sha256(weights)}}
+
+
 TEXT = "# A card\n\nNot for **α** decisions.\n"
 
 
@@ -27,12 +37,12 @@ def cards(tmp_path: Path) -> None:
 
 
 def test_a_model_is_stored_in_half_precision(untrained: Path, tmp_path: Path) -> None:
-    path = embed(untrained, "small", METRICS, tmp_path)
+    path = embed(untrained, "small", METRICS | of(untrained), tmp_path)
     assert path == tmp_path / "small.safetensors"
     assert path.stat().st_size < 0.6 * untrained.stat().st_size
     before, after = load_model(untrained), load_model(path)
     assert (after.card.name, after.card.licence) == ("small", "Apache-2.0")
-    assert after.card.metrics == METRICS
+    assert after.card.metrics == METRICS | of(untrained)
     assert after.card.training == before.card.training
     assert after.card.text == TEXT
     crops = torch.rand(4, 3, 64, 64) * 255
@@ -43,17 +53,19 @@ def test_a_model_keeps_the_scores_of_its_training(untrained: Path, tmp_path: Pat
     model = load_model(untrained)
     card = replace(model.card, metrics={"lfw_test": {"n_faces": 3}, "fer_test": {"n_faces": 4}})
     save_model(tmp_path / "scored.safetensors", model.net, card)
-    path = embed(tmp_path / "scored.safetensors", "small", METRICS, tmp_path)
-    assert load_model(path).card.metrics == {"lfw_test": {"n_faces": 3}, **METRICS}
+    path = embed(tmp_path / "scored.safetensors", "small", METRICS | of(untrained), tmp_path)
+    expected = {"lfw_test": {"n_faces": 3}, **METRICS, **of(untrained)}
+    assert load_model(path).card.metrics == expected
 
 
 def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:
     source = tmp_path / "detector.onnx"
     export(FaceNet(), source, {"training": {"steps": 3}}, 0.6)
-    path = embed(source, "finder", METRICS, tmp_path)
+    path = embed(source, "finder", METRICS | of(source), tmp_path)
     assert detector_card(path) == {
-        "name": "finder", "licence": "Apache-2.0", "metrics": METRICS, "training": {"steps": 3},
-        "text": TEXT, "second_look": True, "weights_sha256": onnx_weights_sha256(source),
+        "name": "finder", "licence": "Apache-2.0", "metrics": METRICS | of(source),
+        "training": {"steps": 3}, "text": TEXT, "second_look": True,
+        "weights_sha256": onnx_weights_sha256(source),
     }  # fmt: skip
     graphs = [onnx.load_model(file).graph.SerializeToString() for file in (source, path)]
     assert graphs[0] == graphs[1]
@@ -62,8 +74,8 @@ def test_a_detector_keeps_its_training_and_its_graph(tmp_path: Path) -> None:
 def test_a_card_is_renewed_in_place(untrained: Path, tmp_path: Path) -> None:
     export(FaceNet(), tmp_path / "detector.onnx", {"training": {"steps": 3}}, 0.6)
     paths = [
-        embed(untrained, "small", METRICS, tmp_path),
-        embed(tmp_path / "detector.onnx", "finder", METRICS, tmp_path),
+        embed(path, name, METRICS | of(path), tmp_path)
+        for path, name in ((untrained, "small"), (tmp_path / "detector.onnx", "finder"))
     ]
     assert onnx_weights_sha256(paths[1]) == onnx_weights_sha256(tmp_path / "detector.onnx")
     before = [sha256(path) for path in paths]
@@ -72,8 +84,9 @@ def test_a_card_is_renewed_in_place(untrained: Path, tmp_path: Path) -> None:
     assert [sha256(path) for path in paths] == before
     for path in paths:
         path.with_suffix(".md").write_text("# New\n")
-        assert info(str(embed(path, path.stem, {"b": {"n": 1}}, tmp_path))).text == "# New\n"
-        assert info(str(path)).metrics == {**METRICS, "b": {"n": 1}}
+        more = {"b": {"n": 1}} | of(path)
+        assert info(str(embed(path, path.stem, more, tmp_path))).text == "# New\n"
+        assert info(str(path)).metrics == {**METRICS, **more}
 
 
 def test_figures_of_other_weights_are_refused(untrained: Path, tmp_path: Path) -> None:
@@ -86,11 +99,14 @@ def test_figures_of_other_weights_are_refused(untrained: Path, tmp_path: Path) -
          onnx_weights_sha256(tmp_path / "detector.onnx")),
     ):  # fmt: skip
         embed(file, name, {role: {"weights_sha256": own}}, tmp_path)
-        with pytest.raises(UsageError, match=f"are of the weights f00, the file's are {own}"):
+        with pytest.raises(UsageError, match=f"of the weights f00, those of {file} are {own}"):
             embed(file, name, {role: {"weights_sha256": "f00"}}, tmp_path)
+    with pytest.raises(UsageError, match="are of the weights None"):
+        embed(path, "small", METRICS, tmp_path)
+    own = {"candidate": {"weights_sha256": onnx_weights_sha256(tmp_path / "detector.onnx")}}
     for odd in ({"one_look": True}, {"every": 5}):
         with pytest.raises(UsageError, match="of one look, or not of every frame"):
-            embed(tmp_path / "detector.onnx", "finder", odd, tmp_path)
+            embed(tmp_path / "detector.onnx", "finder", own | odd, tmp_path)
 
 
 def test_what_has_no_card_or_is_of_another_kind_is_refused(untrained: Path, tmp_path: Path) -> None:
