@@ -159,7 +159,7 @@ def test_a_pair_that_an_older_vafer_converted_is_refused(server: Server, home: P
     path = store.find_model("caf-alexnet")
     model = load_model(path)
     save_model(path, model.net, replace(model.card, crop=replace(model.card.crop, kind="box")))
-    with pytest.raises(ModelError, match="an older vafer made it, with another crop. Delete it"):
+    with pytest.raises(ModelError, match=r"an older vafer made it, with another crop\. Delete it"):
         store.find_model("caf-alexnet")
 
 

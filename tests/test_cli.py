@@ -467,6 +467,22 @@ def test_a_pull_on_the_way_that_is_interrupted_keeps_nothing(
     assert list((tmp_path / "cache" / "vafer").iterdir()) == []
 
 
+def test_training_tells_the_licence_of_its_detector_even_if_kept_quiet(
+    shared: Path, tmp_path: Path
+) -> None:
+    named = ["--set", f"data.root={shared / 'faces'}", "--set", "data.detector=buffalo_s"]
+    command = ["train", "--config", "faces", *named, "--out", str(tmp_path / "run"), "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_PULL, *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 130
+    assert "non-commercial research only" in done.stderr.splitlines()[0]
+    assert list((tmp_path / "cache" / "vafer").iterdir()) == []
+
+
 def test_ctrl_c_in_a_pull_keeps_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED_PULL, "models", "pull", "buffalo_s"],
