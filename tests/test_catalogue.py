@@ -378,6 +378,10 @@ def test_info_of_what_is_not_here_says_what_pull_would_do(home: Path) -> None:
 def test_info_of_a_file_by_its_ending(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "det.ONNX").write_bytes((shared / "models" / "scrfd_500m.onnx").read_bytes())
     assert info(str(tmp_path / "det.ONNX")).facts["kind"] == "detector"
+    (tmp_path / "det").write_bytes((tmp_path / "det.ONNX").read_bytes())
+    assert info(str(tmp_path / "det")).facts["kind"] == "detector"
+    (tmp_path / "mine").write_bytes(store.find_model(None).read_bytes())
+    assert info(str(tmp_path / "mine")).facts["kind"] == "model"
     (tmp_path / "Encoder.t7").touch()
     with pytest.raises(UsageError, match=r"Encoder\.t7: PyTorch's file.*vafer models convert"):
         info(str(tmp_path / "Encoder.t7"))

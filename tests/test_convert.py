@@ -232,3 +232,13 @@ def test_an_output_that_is_there_or_cannot_be_written(
     monkeypatch.setattr(module, "save_model", full)
     with pytest.raises(OutputError, match="No space left"):
         convert(*pair, tmp_path / "other.safetensors")
+
+
+def test_a_file_with_a_changed_byte_is_refused(
+    weights: tuple[Weights, Weights], pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = bytearray(save(tmp_path / "whole.t7", weights[0]).read_bytes())
+    data[len(data) // 2] ^= 1  # PyTorch itself would read it
+    (tmp_path / "bad.t7").write_bytes(data)
+    with pytest.raises(ModelError, match=r"bad\.t7 cannot be read as PyTorch weights: it is dam"):
+        convert(tmp_path / "bad.t7", pair[1], tmp_path / "out.safetensors")

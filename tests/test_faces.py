@@ -187,6 +187,19 @@ def test_what_only_looks_like_a_detector_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["scrfd_500m.onnx", "yunet_n_dynamic.onnx"])
+def test_weights_that_are_no_numbers_are_refused(shared: Path, tmp_path: Path, name: str) -> None:
+    model = onnx.load_model(shared / "models" / name)
+    floats = (w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT)
+    weights = max(floats, key=lambda weight: len(weight.raw_data))
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values.reshape(-1)[:] = np.nan
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    onnx.save_model(model, tmp_path / "nan.onnx")
+    with pytest.raises(ModelError, match=r"nan\.onnx gives NaN or infinite numbers"):
+        Detector(tmp_path / "nan.onnx")
+
+
+@pytest.mark.parametrize("name", ["scrfd_500m.onnx", "yunet_n_dynamic.onnx"])
 def test_a_file_is_what_runs_whatever_it_is_called(
     shared: Path, six_faces: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -143,12 +143,22 @@ def test_a_card_that_makes_no_sense_is_refused(
         read_card(path)
 
 
-def test_a_network_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
-    net = AVNet("alexnet", 1)
-    torch.nn.init.constant_(net.regressor[-1].bias, torch.nan)
-    path = tmp_path / "nan.safetensors"
-    save_model(path, net, CARD)
-    with pytest.raises(ModelError, match=r"regressor\.6\.bias holds NaN or infinite numbers"):
+@pytest.mark.parametrize(
+    ("value", "dtype", "size", "says"),
+    [
+        (torch.nan, torch.float32, 64, "gives NaN for a grey crop"),
+        (1e300, torch.float64, 64, "gives NaN for a grey crop"),
+        (0.0, torch.float32, 8, "cannot be run on crops of 8 pixels"),
+    ],
+)
+def test_a_network_that_gives_no_numbers_is_refused(
+    tmp_path: Path, value: float, dtype: torch.dtype, size: int, says: str
+) -> None:
+    net = AVNet("alexnet", 1).to(dtype)
+    torch.nn.init.constant_(net.encoder[0][0].bias, value)
+    path = tmp_path / "odd.safetensors"
+    save_model(path, net, replace(CARD, crop=CropSpec(size=size)), dtype=dtype)
+    with pytest.raises(ModelError, match=rf"odd\.safetensors {says}"):
         load_model(path)
 
 

@@ -26,6 +26,7 @@ from train.sets import FACE_NORMS, split_by_name
 from vafer.errors import UsageError, VaferError
 from vafer.model import Model, ModelCard, load_model, save_model
 from vafer.onnx_file import onnx_weights_sha256
+from vafer.store import choose_detector
 
 AROUSAL = 1  # column of predictions and labels, row of the last layer
 LOW, HIGH = "neutral", "happy"
@@ -39,8 +40,12 @@ def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = 
     """
     if "calibration" in card.training:
         raise UsageError(f"{card.name} is calibrated: expected a model as it was trained")
-    data = card.training.get("procedure", {}).get("data", {})
-    found = f"dataset {data.get('dataset')}, labels {data.get('labels')}"
+    try:
+        data = card.training["procedure"]["data"]
+        found = f"dataset {data['dataset']}, labels {data['labels']}"
+        fold, n_folds = int(data["fold"]), int(data["n_folds"])
+    except (KeyError, TypeError, ValueError):
+        found = "what its card does not say"
     if found != "dataset faces, labels graded":
         raise UsageError(
             f"{card.name} was trained on {found}: expected dataset faces, labels graded"
@@ -50,8 +55,8 @@ def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = 
         faces,
         detector,
         cache,
-        fold=data["fold"],
-        n_folds=data["n_folds"],
+        fold=fold,
+        n_folds=n_folds,
         on_notice=_tell,
     )
 
@@ -94,23 +99,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("faces", type=Path, help="folder of FER2013 and LFW with expressions")
-    parser.add_argument("detector", type=Path, help="whose landmarks cut the crops, an ONNX file")
+    parser.add_argument("detector", help="whose landmarks cut the crops: a name, or an ONNX file")
     parser.add_argument("out", type=Path)
     parser.add_argument("--cache", type=Path, help="where crops are kept, instead of data/crops")
     arguments = parser.parse_args()
     try:
-        if arguments.out.exists():
-            raise UsageError(f"{arguments.out} is there already: name another file, or remove it")
+        out = arguments.out
+        if out.exists():
+            raise UsageError(f"{out} is there already: name another file, or remove it")
+        if out.suffix != ".safetensors" or not out.parent.is_dir():
+            raise UsageError(f"{out}: expected a name that ends in .safetensors, in a folder")
         model = load_model(arguments.model)
-        split = split_of(model.card, arguments.faces, arguments.detector, arguments.cache)
+        detector = choose_detector(arguments.detector, on_notice=_tell).path
+        split = split_of(model.card, arguments.faces, detector.absolute(), arguments.cache)
         found = calibrated(model, split)
         facts = found.card.training["calibration"]
-        facts["detector_weights_sha256"] = onnx_weights_sha256(arguments.detector)
-        save_model(arguments.out, found.net, found.card)
+        facts["detector_weights_sha256"] = onnx_weights_sha256(detector)
+        save_model(out, found.net, found.card)
     except (VaferError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{arguments.out}: arousal = {facts['arousal']}")
+    print(f"{out}: arousal = {facts['arousal']}")
     return 0
 
 

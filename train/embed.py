@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from vafer.errors import UsageError, VaferError
+from vafer.faces import Detector
 from vafer.files import write_whole
 from vafer.model import load_model, save_model, weights_sha256
 from vafer.onnx_file import METADATA_KEY, WEIGHTS_SHA256, detector_card, onnx_weights_sha256
@@ -35,12 +36,18 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
     """
     target = folder / f"{name}{path.suffix}"
     text = target.with_suffix(".md").read_text(encoding="utf-8")
+    if not isinstance(metrics, dict):
+        raise UsageError(f"the metrics are {metrics!r:.40}: expected a JSON object")
+    if other := [p for p in (*folder.glob(f"{name}.*[xs]"),) if p != target]:
+        raise UsageError(f"{name} is {other[0].name}: expected a file of that kind")
     if path.suffix == ".safetensors":
         model = load_model(path)
         stored = {
             key: value.half() if value.is_floating_point() else value
             for key, value in model.net.state_dict().items()
         }
+        if not all(weight.isfinite().all() for weight in stored.values()):
+            raise UsageError(f"{path} holds weights that half precision cannot")
         _check_metrics(metrics, "model", weights_sha256(stored), path)
         metrics = {**model.card.metrics, **metrics}
         card = replace(model.card, name=name, licence=LICENCE, metrics=metrics, text=text)
@@ -50,7 +57,10 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
         raise UsageError(f"{path}: expected a .safetensors or an .onnx file")
     import onnx
 
+    Detector(path)  # refuses what is damaged
     old, weights = detector_card(path), onnx_weights_sha256(path)
+    if not old:
+        raise UsageError(f"{path} has no card: expected what python -m train.detector wrote")
     _check_metrics(metrics, "candidate", weights, path)
     new = {
         "name": name,

@@ -97,7 +97,18 @@ def info(name_or_path: str) -> Info:
         return _detector_info(path)
     if problem := store.NO_MODELS.get(ending):
         raise UsageError(f"{name_or_path}: {problem}")
-    return _model_info(path)
+    if ending == ".safetensors" or _is_safetensors(path):
+        return _model_info(path)
+    return _detector_info(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its content: the length of a header in JSON, and the header."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {why_unreadable(path, error)}") from error
 
 
 OF_DETECTORS = {"recall": "recall", "false_per_100": "false"}

@@ -17,6 +17,7 @@ PyTorch files: the encoder, which is torchvision's AlexNet up to `features`, and
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {why_unreadable(path, error)}") from error
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as zipped:  # PyTorch does not look at its checksums
+                if broken := zipped.testzip():
+                    raise zipfile.BadZipFile(broken)
         with warnings.catch_warnings(action="ignore"):  # about the protocol of a bare pickle
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and storage each have their own for a damaged file

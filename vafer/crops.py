@@ -28,6 +28,7 @@ PIXELS_AT_ONCE = 1 << 22  # that are looked up for crops on a device: each takes
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 LARGEST = 4096  # side of a crop in pixels
+WIDEST = 100  # margin of a crop, in sides of its box
 
 CropKind = Literal["aligned", "box", "stretched"]
 
@@ -61,8 +62,8 @@ class CropSpec:
             raise ModelError(f"crop template has shape {np.shape(self.template)}: expected (5, 2)")
         if not np.isfinite(np.asarray(self.template, float)).all():
             raise ModelError("crop template: expected numbers")
-        if not 0 <= self.margin < math.inf:
-            raise ModelError(f"crop margin is {self.margin}: expected 0 or more")
+        if not 0 <= self.margin <= WIDEST:
+            raise ModelError(f"crop margin is {self.margin}: expected 0 to {WIDEST}")
         is_usable = all(map(math.isfinite, self.mean)) and all(0 < v < math.inf for v in self.std)
         if len(self.mean) != 3 or len(self.std) != 3 or not is_usable:
             raise ModelError("crop mean and std: expected three numbers each, std above 0")

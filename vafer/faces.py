@@ -5,7 +5,8 @@ YuNet, which OpenCV runs. Both see the frame the same way: shrunk until its
 longer side fits, never enlarged, and padded with black to multiples of 32, not to a square.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ SCRFD_LAYOUTS = {
     **dict.fromkeys((10, 15), ((8, 16, 32, 64, 128), 1)),
 }
 TRIAL_SIDE = 128  # of the picture that a file is tried with
+
+_log_level = threading.Lock()  # of OpenCV, which has one for all threads
 
 # Padded BGR picture → boxes with scores (N, 5) and landmarks (N, 5, 2) or None, in its pixels.
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
@@ -313,6 +316,7 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 def _load_yunet(path: Path, threshold: float) -> _Loaded:
     log = cv2.utils.logging
+    _log_level.acquire()
     level = log.getLogLevel()
     log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns about a setting that it makes by itself
     try:
@@ -321,7 +325,7 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
         trial = cv2.dnn.readNetFromONNX(content)
         trial.setInput(np.zeros((1, 3, TRIAL_SIDE, TRIAL_SIDE), np.float32))
         names = [f"{part}_{stride}" for part in YUNET_PARTS for stride in YUNET_STRIDES]
-        sizes = [np.size(output) for output in trial.forward(names)]
+        outputs = trial.forward(names)
         network = cv2.FaceDetectorYN.create(
             "onnx",
             content,
@@ -337,6 +341,8 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
         ) from error
     finally:
         log.setLogLevel(level)
+        _log_level.release()
+    sizes = [np.size(output) for output in outputs]
     n_cells = [(TRIAL_SIDE // stride) ** 2 for stride in YUNET_STRIDES]
     expected = [of_one * n for of_one in YUNET_PARTS.values() for n in n_cells]
     if sizes != expected:  # which OpenCV does not look at
@@ -344,6 +350,7 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
             f"{path} has the outputs of YuNet, and they hold {sizes} numbers of {TRIAL_SIDE} × "
             f"{TRIAL_SIDE} pixels: expected {expected}"
         )
+    _check_finite(path, outputs)
 
     def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         network.setInputSize((canvas.shape[1], canvas.shape[0]))
@@ -423,6 +430,7 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
             f"{path} does not give what a face detector of SCRFD's layout gives: of {width} × "
             f"{height} pixels, outputs of shapes {shapes}. {expected}"
         )
+    _check_finite(path, found)
     # Without a size insightface would run two passes a frame; each call gives its own.
     network.prepare(ctx_id=number if on_gpu else -1, input_size=(640, 640), det_thresh=threshold)
 
@@ -435,6 +443,13 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
         device=device if on_gpu else "cpu",
         fixed_input=network.static_input_size,
     )
+
+
+def _check_finite(path: Path, outputs: Iterable[np.ndarray]) -> None:
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ModelError(
+            f"{path} gives NaN or infinite numbers for a black picture: it is damaged. Get it anew"
+        )
 
 
 def _scrfd_sizes(n_outputs: int, height: int, width: int) -> list[int]:

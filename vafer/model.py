@@ -160,14 +160,22 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
     try:
         net = AVNet(card.backbone, card.pool)
         net.load_state_dict({n: _at_full_precision(w) for n, w in weights.items()})
-        if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
-            raise ModelError(f"{broken[0]} holds NaN or infinite numbers; train or get it anew")
     except (RuntimeError, TypeError, ModelError) as error:
         raise ModelError(
             f"{path} does not hold the weights that its card promises "
             f"({card.backbone}, pool {card.pool}): {error}"
         ) from error
-    return Model(net, card, device)
+    model, side = Model(net, card, device), card.crop.size
+    try:
+        tried = model.predict(torch.full((1, 3, side, side), 127.5))
+    except RuntimeError as error:
+        raise ModelError(f"{path} cannot be run on crops of {side} pixels: {error}") from error
+    if not tried.isfinite().all():
+        raise ModelError(
+            f"{path} gives NaN for a grey crop: its weights, or its card's mean and std, are of no "
+            "use. Train or get it anew"
+        )
+    return model
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

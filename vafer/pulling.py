@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from vafer.download import download, in_one_line, sha256
+from vafer.download import NO_ROOM, download, in_one_line, sha256
 from vafer.errors import ModelError, OutputError
 from vafer.remote import Pack, Pair
 
@@ -60,7 +60,8 @@ def pull(item: Pack | Pair, cache: Path, on_notice: Callable[[str], None]) -> Pa
     except (ModelError, OutputError) as error:
         problem = str(error)
     except (OSError, zipfile.BadZipFile) as error:
-        problem = f"{files[0].url}: {in_one_line(error)}"
+        is_full = isinstance(error, OSError) and error.errno in NO_ROOM
+        problem = f"{cache if is_full else files[0].url}: {in_one_line(error)}"
     raise ModelError(f"{problem}. Nothing was kept. To fetch it by hand, {item.by_hand(target)}")
 
 

@@ -103,7 +103,7 @@ def test_the_faces_are_those_that_the_model_was_trained_on(
     assert {*found.held_out[1].subjects} == held_out
     assert not held_out & {*found.train[1].subjects}
     for card, says in (
-        (model.card, "was trained on dataset None, labels None: expected dataset faces"),
+        (model.card, "was trained on what its card does not say: expected dataset faces"),
         (trained(model.card, labels="norms"), "trained on dataset faces, labels norms"),
         (replace(model.card, training={"calibration": {}}), "is calibrated: expected a model as"),
     ):
@@ -140,6 +140,11 @@ def test_the_command_writes_another_file(
     assert facts["detector_weights_sha256"] == onnx_weights_sha256(yunet)
     assert main() == 2
     assert "calibrated.safetensors is there already" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", [*command[:1], str(tmp_path / "gone"), *command[2:4], "other"])
+    for wrong in (tmp_path / "other", tmp_path / "no" / "folder.safetensors"):
+        monkeypatch.setattr("sys.argv", [*command[:4], str(wrong)])
+        assert main() == 2
+        assert "expected a name that ends in .safetensors, in a folder" in capsys.readouterr().err
+    other = str(tmp_path / "other.safetensors")
+    monkeypatch.setattr("sys.argv", [*command[:1], str(tmp_path / "gone"), *command[2:4], other])
     assert main() == 2
     assert "gone: no such model file" in capsys.readouterr().err

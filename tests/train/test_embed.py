@@ -12,7 +12,7 @@ from train.detector.network import FaceNet
 from train.embed import embed
 from vafer.catalogue import info
 from vafer.download import sha256
-from vafer.errors import UsageError
+from vafer.errors import ModelError, UsageError
 from vafer.model import load_model, save_model, weights_sha256
 from vafer.onnx_file import detector_card, onnx_weights_sha256
 
@@ -107,6 +107,32 @@ def test_figures_of_other_weights_are_refused(untrained: Path, tmp_path: Path) -
     for odd in ({"one_look": True}, {"every": 5}):
         with pytest.raises(UsageError, match="of one look, or not of every frame"):
             embed(tmp_path / "detector.onnx", "finder", own | odd, tmp_path)
+
+
+def test_what_is_damaged_or_of_another_kind_is_not_embedded(
+    untrained: Path, shared: Path, tmp_path: Path
+) -> None:
+    export(FaceNet(), tmp_path / "detector.onnx", {}, 0.6)
+    embed(tmp_path / "detector.onnx", "finder", {}, tmp_path)
+    before = (tmp_path / "finder.onnx").read_bytes()
+    with pytest.raises(UsageError, match=r"finder is finder\.onnx: expected a file of that kind"):
+        embed(untrained, "finder", {}, tmp_path)
+    with pytest.raises(UsageError, match=r"scrfd_500m\.onnx has no card"):
+        embed(shared / "models" / "scrfd_500m.onnx", "finder", {}, tmp_path)
+    model = onnx.load_model(tmp_path / "detector.onnx")
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    onnx.save_model(model, tmp_path / "changed.onnx")
+    with pytest.raises(ModelError, match=r"changed\.onnx is damaged, or was changed"):
+        embed(tmp_path / "changed.onnx", "finder", {}, tmp_path)
+    assert (tmp_path / "finder.onnx").read_bytes() == before
+    large = load_model(untrained)
+    with torch.no_grad():
+        large.net.encoder[0][0].bias[0] = 1e5
+    save_model(tmp_path / "large.safetensors", large.net, large.card)
+    with pytest.raises(UsageError, match="holds weights that half precision cannot"):
+        embed(tmp_path / "large.safetensors", "small", {}, tmp_path)
+    with pytest.raises(UsageError, match=r"the metrics are \[1\]: expected a JSON object"):
+        embed(untrained, "small", [1], tmp_path)  # type: ignore[arg-type]
 
 
 def test_what_has_no_card_or_is_of_another_kind_is_refused(untrained: Path, tmp_path: Path) -> None:
