@@ -140,8 +140,11 @@ def test_what_a_killed_pull_left_goes_with_the_next(server: Server, home: Path) 
         (cache / name).mkdir(parents=True)
         (cache / name / "Encoder.t7").write_bytes(b"half")
         os.utime(cache / name, (time.time() - age_s,) * 2)
+    gone = cache / ".caf-alexnet-gone"  # as one that another process removes at this moment
+    gone.symlink_to("nowhere")
     path = store.find_model("caf-alexnet")
-    assert {*cache.iterdir()} == {path.parent, cache / ".caf-alexnet-new"}  # which may be at work
+    new = cache / ".caf-alexnet-new"  # which may be at work
+    assert {*cache.iterdir()} == {path.parent, new, gone}
 
 
 def test_a_long_download_says_how_far_it_is(

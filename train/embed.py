@@ -27,6 +27,7 @@ from vafer.onnx_file import METADATA_KEY, WEIGHTS_SHA256, detector_card, onnx_we
 from vafer.store import WEIGHTS
 
 LICENCE = "Apache-2.0"
+KINDS = (".safetensors", ".onnx")  # of models, of detectors
 
 
 def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS) -> Path:
@@ -38,8 +39,11 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
     text = target.with_suffix(".md").read_text(encoding="utf-8")
     if not isinstance(metrics, dict):
         raise UsageError(f"the metrics are {metrics!r:.40}: expected a JSON object")
-    if other := [p for p in (*folder.glob(f"{name}.*[xs]"),) if p != target]:
-        raise UsageError(f"{name} is {other[0].name}: expected a file of that kind")
+    if path.suffix not in KINDS:
+        raise UsageError(f"{path}: expected a .safetensors or an .onnx file")
+    for kind in KINDS:
+        if kind != path.suffix and (other := target.with_suffix(kind)).exists():
+            raise UsageError(f"{name} is {other.name}: expected a file of that kind")
     if path.suffix == ".safetensors":
         model = load_model(path)
         stored = {
@@ -53,8 +57,6 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
         card = replace(model.card, name=name, licence=LICENCE, metrics=metrics, text=text)
         save_model(target, model.net, card, dtype=torch.float16)
         return target
-    if path.suffix != ".onnx":
-        raise UsageError(f"{path}: expected a .safetensors or an .onnx file")
     import onnx
 
     Detector(path)  # refuses what is damaged

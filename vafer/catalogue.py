@@ -13,7 +13,7 @@ from vafer.onnx_file import detector_card, onnx_weights_sha256
 from vafer.remote import PACKS, PAIRS, Pack, Pair
 
 Kind = Literal["model", "detector"]
-WEIGHTS_SHA256 = "of weights"
+OF_WEIGHTS = "of weights"  # a fact, below SHA-256
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def _model_info(path: Path, where: str = "file") -> Info:
     found = Info(
         {
             **_file_facts(card.name, "model", _where(where, is_default), path),
-            WEIGHTS_SHA256: weights_sha256(weights),
+            OF_WEIGHTS: weights_sha256(weights),
             "licence": card.licence,
             "network": f"{card.backbone}, features pooled to {card.pool} × {card.pool}",
             "parameters": f"{n_weights:,}, stored as {types}",
@@ -273,7 +273,7 @@ def _detector_info(path: Path, where: str = "file") -> Info:
             **_file_facts(
                 str(card.get("name", path.stem)), "detector", _where(where, is_default), path
             ),
-            WEIGHTS_SHA256: onnx_weights_sha256(path),
+            OF_WEIGHTS: onnx_weights_sha256(path),
             "licence": str(card.get("licence", "not stated in the file")),
             "family": "YuNet, run by OpenCV"
             if detector.is_yunet

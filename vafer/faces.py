@@ -6,7 +6,8 @@ longer side fits, never enlarged, and padded with black to multiples of 32, not 
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,8 +78,8 @@ class Detector:
     Runtime, 0 for one each core. looks_twice: whether its card asks for that, see `DOUBTED`.
     in_batches: whether many frames at once are cheaper (`detect_many`). has_landmarks: whether its
     faces have the five landmarks. fixed_input: (width, height) where the network takes no other.
-    is_yunet: its family, else SCRFD's.
-    Raises ModelError when the file is no face detector of a known family.
+    is_yunet: its family, else SCRFD's. Raises ModelError when the file is damaged, or no face
+    detector of a known family in one file.
     """
 
     def __init__(
@@ -314,34 +315,41 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-logits)))
 
 
-def _load_yunet(path: Path, threshold: float) -> _Loaded:
+@contextmanager
+def _only_errors_logged() -> Iterator[None]:
+    """OpenCV 5 warns about a setting of YuNet that it makes by itself."""
     log = cv2.utils.logging
-    _log_level.acquire()
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_ERROR)  # OpenCV 5 warns about a setting that it makes by itself
+    with _log_level:
+        level = log.getLogLevel()
+        log.setLogLevel(log.LOG_LEVEL_ERROR)
+        try:
+            yield
+        finally:
+            log.setLogLevel(level)
+
+
+def _load_yunet(path: Path, threshold: float) -> _Loaded:
+    # From memory: OpenCV tells by the ending of a name what kind of file it is.
+    content = np.fromfile(path, np.uint8)
+    names = [f"{part}_{stride}" for part in YUNET_PARTS for stride in YUNET_STRIDES]
     try:
-        # From memory: OpenCV tells by the ending of a name what kind of file it is.
-        content = np.fromfile(path, np.uint8)
-        trial = cv2.dnn.readNetFromONNX(content)
-        trial.setInput(np.zeros((1, 3, TRIAL_SIDE, TRIAL_SIDE), np.float32))
-        names = [f"{part}_{stride}" for part in YUNET_PARTS for stride in YUNET_STRIDES]
-        outputs = trial.forward(names)
-        network = cv2.FaceDetectorYN.create(
-            "onnx",
-            content,
-            np.empty(0, np.uint8),
-            (STRIDE, STRIDE),
-            threshold,
-            NMS_IOU,
-            YUNET_CANDIDATES,
-        )
+        with _only_errors_logged():
+            trial = cv2.dnn.readNetFromONNX(content)
+            trial.setInput(np.zeros((1, 3, TRIAL_SIDE, TRIAL_SIDE), np.float32))
+            outputs = trial.forward(names)
+            network = cv2.FaceDetectorYN.create(
+                "onnx",
+                content,
+                np.empty(0, np.uint8),
+                (STRIDE, STRIDE),
+                threshold,
+                NMS_IOU,
+                YUNET_CANDIDATES,
+            )
     except cv2.error as error:
         raise ModelError(
             f"{path} has the outputs of YuNet, and OpenCV cannot run it: {in_one_line(error)}"
         ) from error
-    finally:
-        log.setLogLevel(level)
-        _log_level.release()
     sizes = [np.size(output) for output in outputs]
     n_cells = [(TRIAL_SIDE // stride) ** 2 for stride in YUNET_STRIDES]
     expected = [of_one * n for of_one in YUNET_PARTS.values() for n in n_cells]

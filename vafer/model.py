@@ -152,9 +152,10 @@ def read_card(path: Path) -> ModelCard:
 
 
 def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
-    """Rebuild a model from its file alone; nothing is unpickled.
+    """Rebuild a model from its file alone; nothing is unpickled. It is tried on a grey crop.
 
-    Raises ModelError when the file is missing, damaged, foreign or newer than this vafer.
+    Raises ModelError when the file is missing, damaged, foreign or newer than this vafer, or when
+    the network cannot be run, or gives NaN.
     """
     card, weights = read_card(path), read_weights(path)
     try:
