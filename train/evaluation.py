@@ -1,6 +1,6 @@
 """How well a network does on the held-out sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,18 +41,19 @@ class Evaluation:
 
 
 def predict_faces(model: Model, faces: FaceSet, change: Change = middle) -> np.ndarray:
-    """Valence and arousal in [-1, 1], (N, 2), of a set's crops, which may have a border.
+    """Valence and arousal in [-1, 1], (N, 2), of a set's crops; change: as in `crops_seen`."""
+    return torch.cat([model.predict(crops) for crops in crops_seen(model, faces, change)]).numpy()
+
+
+def crops_seen(model: Model, faces: FaceSet, change: Change = middle) -> Iterator[torch.Tensor]:
+    """Batches of a set's crops, which may have a border, as the model is to see them.
 
     change: makes of crops (n, C, S, S), 0..255, and the model's size those that it sees.
     """
     feed = Feed([faces], torch.device("cpu"))
-    batches = np.array_split(np.arange(len(feed)), len(feed) // BATCH + 1)
     size = model.card.crop.size
-    changed = (
-        change(crops.float(), size).round().clamp(0, 255).expand(-1, 3, -1, -1)
-        for crops in feed.batches(batches)
-    )
-    return torch.cat([model.predict(crops) for crops in changed]).numpy()
+    for crops in feed.batches(np.array_split(np.arange(len(feed)), len(feed) // BATCH + 1)):
+        yield change(crops.float(), size).round().clamp(0, 255).expand(-1, 3, -1, -1)
 
 
 def evaluate(

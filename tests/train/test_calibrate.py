@@ -1,4 +1,4 @@
-"""Arousal of a model set by two expressions, of the faces that it was trained on."""
+"""The last layer of a model, fitted to the expressions of the faces that it was trained on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,83 +9,94 @@ import pytest
 import torch
 
 from tests.train.toys import toy_faces
-from train.calibrate import AROUSAL, calibrated, main, split_of
+from train.calibrate import MET, calibrated, constrained_least_squares, main, split_of
 from train.data import FaceSet, Split
 from train.evaluation import predict_faces
 from train.sets import FACE_NORMS, NO_IDENTITY, fold_of
 from vafer.errors import UsageError
-from vafer.model import Model, ModelCard, load_model, save_model
+from vafer.model import Model, ModelCard, load_model, read_card, save_model
 from vafer.onnx_file import onnx_weights_sha256
 
 NAMES = ("sad", "neutral", "happy")
+LAST = "regressor.6."
 
 
-def named(faces: FaceSet, model: Model) -> FaceSet:
-    """Faces whose expressions go with the arousal that the model gives them."""
-    arousal = predict_faces(model, faces)[:, AROUSAL]
-    third = np.searchsorted(np.quantile(arousal, [1 / 3, 2 / 3]), arousal)
+def named(faces: FaceSet) -> FaceSet:
+    """Faces whose expressions go with their brightness."""
+    third = np.searchsorted((-0.25, 0.25), faces.labels[:, 0])
     return replace(faces, expressions=np.array(NAMES, object)[third])
 
 
 @pytest.fixture
 def model(untrained: Path) -> Model:
-    model = load_model(untrained)
-    last = model.net.regressor[-1]
-    with torch.no_grad():  # so that toy faces lie about .2, far from the limits
-        crops = (
-            torch.from_numpy(toy_faces(128).crops).float()[..., 4:-4, 4:-4].expand(-1, 3, -1, -1)
-        )
-        raw = model.net(model.card.crop.normalise(crops))
-        last.weight *= 0.05 / raw.std(dim=0)[:, None]
-        last.bias.copy_(0.2 - (raw.mean(dim=0) - last.bias) * 0.05 / raw.std(dim=0))
-    return model
+    return load_model(untrained)
 
 
 @pytest.fixture
-def split(model: Model) -> Split:
-    train, held_out = named(toy_faces(128), model), toy_faces(64, name="held_out", seed=1)
+def split() -> Split:
+    train, held_out = named(toy_faces(128)), named(toy_faces(64, name="held_out", seed=1))
     rows = np.arange(128)
     parts = (train.where(rows < 40, name="a"), train.where(rows >= 40, name="b"))
-    return Split(parts, (named(held_out, model),), {"detector_sha256": "of the detector"})
+    return Split(parts, (held_out,), {"detector_sha256": "of the detector"})
 
 
-def means(model: Model, split: Split, column: int) -> dict[str, float]:
-    values = np.concatenate([predict_faces(model, faces)[:, column] for faces in split.train])
-    names = np.concatenate([faces.expressions for faces in split.train])
-    return {name: float(values[names == name].mean()) for name in ("neutral", "happy")}
+def seen(model: Model, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """What a model makes of the faces that are trained on, and their names."""
+    predicted = np.concatenate([predict_faces(model, faces) for faces in split.train])
+    return predicted, np.concatenate([faces.expressions for faces in split.train])
 
 
-def test_neutral_faces_read_0_and_happy_ones_the_point_of_their_name(
-    model: Model, split: Split
-) -> None:
-    before = predict_faces(model, split.held_out[0])
+def test_neutral_and_happy_faces_read_the_points_of_their_names(model: Model, split: Split) -> None:
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
     found = calibrated(model, split)
-    arousal = means(found, split, AROUSAL)
-    assert arousal["neutral"] == pytest.approx(0, abs=1e-4)
-    assert arousal["happy"] == pytest.approx(FACE_NORMS["happy"][AROUSAL], abs=1e-4)
-    assert means(found, split, 0) == pytest.approx(means(model, split, 0), abs=1e-6)
-    np.testing.assert_array_equal(predict_faces(model, split.held_out[0]), before)  # as it was
-    after = predict_faces(found, split.held_out[0])
-    slope, offset = np.polyfit(before[:, AROUSAL], after[:, AROUSAL], 1)
-    line = f"{slope:.4f} × (arousal − {-offset / slope:.4f})"
-    assert found.card.training["calibration"] == {"arousal": line}
+    predicted, names = seen(found, split)
+    for name in MET:  # but for the few that are clipped
+        np.testing.assert_allclose(
+            predicted[names == name].mean(axis=0), FACE_NORMS[name], atol=5e-3
+        )
+    for name, value in found.net.state_dict().items():
+        assert torch.equal(model.net.state_dict()[name], before[name])  # as it was
+        assert torch.equal(value, before[name]) != name.startswith(LAST)
+    facts = found.card.training["calibration"]
+    assert facts["n_faces"] == 128
+    assert facts["means"] == {"neutral": [0.0, 0.0], "happy": [0.66, 0.33]}
     scored = found.card.metrics["held_out"]
     assert scored["n_faces"] == 64
-    difference = after[:, AROUSAL] - split.held_out[0].labels[:, AROUSAL]
-    assert scored["arousal"]["rmse"] == pytest.approx(np.sqrt((difference**2).mean()), rel=1e-4)
+    faces = split.held_out[0]
+    difference = predict_faces(found, faces) - faces.labels
+    rmse = np.sqrt((difference**2).mean(axis=0))
+    assert [scored[d]["rmse"] for d in ("valence", "arousal")] == pytest.approx(rmse, rel=1e-4)
 
 
-def test_without_two_expressions_in_order_there_is_no_line(model: Model, split: Split) -> None:
-    swapped = {"neutral": "happy", "happy": "neutral"}
-    others = [
-        replace(f, expressions=np.array([swapped.get(e, e) for e in f.expressions], object))
-        for f in split.train
-    ]
-    with pytest.raises(UsageError, match="gives neutral faces an arousal of"):
-        calibrated(model, replace(split, train=tuple(others)))
+def test_the_fit_is_the_nearest_that_meets_the_conditions() -> None:
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(50, 5)), rng.normal(size=(50, 2))
+    means, wanted = inputs[:20].reshape(2, 10, 5).mean(axis=1), np.array([[0, 0], [0.7, 0.3]])
+    found = constrained_least_squares(inputs, targets, means, wanted)
+    np.testing.assert_allclose(means @ found, wanted, atol=1e-12)
+    least = ((inputs @ found - targets) ** 2).sum(axis=0)
+    free = np.linalg.svd(means)[2][2:]  # what may be added without moving the means
+    for step in (*free, *-free):
+        moved = found + 1e-3 * step[:, None]
+        np.testing.assert_allclose(means @ moved, wanted, atol=1e-12)
+        assert (((inputs @ moved - targets) ** 2).sum(axis=0) > least).all()
+
+
+def test_a_fit_without_conditions_is_the_ordinary_one() -> None:
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(50, 4)), rng.normal(size=(50, 2))
+    found = constrained_least_squares(inputs, targets, np.empty((0, 4)), np.empty((0, 2)))
+    np.testing.assert_allclose(found, np.linalg.lstsq(inputs, targets, rcond=None)[0])
+
+
+def test_what_cannot_be_fitted_is_refused(model: Model, split: Split) -> None:
     sad = [replace(f, expressions=np.full(len(f), "sad", object)) for f in split.train]
-    with pytest.raises(UsageError, match="no happy and no neutral face to calibrate by"):
+    with pytest.raises(UsageError, match="no neutral and no happy face to calibrate by"):
         calibrated(model, replace(split, train=tuple(sad)))
+    weights = model.net.state_dict()
+    weights["regressor.4.weight"].zero_()  # so that its last layer is given the same of all faces
+    with pytest.raises(UsageError, match="cannot tell neutral from happy faces: expected a train"):
+        calibrated(model, split)
 
 
 def trained(card: ModelCard, **data: object) -> ModelCard:
@@ -117,11 +128,6 @@ def test_the_command_writes_another_file(
 ) -> None:  # fmt: skip
     card = trained(model.card)
     path, out = tmp_path / "mine.safetensors", tmp_path / "calibrated.safetensors"
-    few = split_of(card, few_faces, yunet, tmp_path)
-    own = means(model, few, AROUSAL)
-    if own["neutral"] > own["happy"]:  # a network that learnt nothing may order them either way
-        with torch.no_grad():
-            model.net.regressor[-1].weight[AROUSAL] *= -1
     save_model(path, model.net, card)
     before = path.read_bytes()
     command = ["calibrate", str(path), str(few_faces), str(yunet), str(out), "--cache",
@@ -129,9 +135,11 @@ def test_the_command_writes_another_file(
     monkeypatch.setattr("sys.argv", command)
     assert main() == 0
     assert path.read_bytes() == before
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{out}: fitted to ")
+    assert "lfw_test valence PCC" in printed
     facts = load_model(out).card.training["calibration"]
-    assert facts["arousal"] in capsys.readouterr().out
-    assert not np.allclose(*(predict_faces(load_model(p), few.train[1]) for p in (path, out)))
+    assert facts["from_weights_sha256"] == read_card(path).weights_sha256
     assert facts["detector_weights_sha256"] == onnx_weights_sha256(yunet)
     assert main() == 2
     assert "calibrated.safetensors is there already" in capsys.readouterr().err
