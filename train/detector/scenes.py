@@ -6,28 +6,43 @@ Everything is a function of a generator, so that a scene can be made again.
 """
 
 import math
-import string
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from train.detector.backdrops import N_PAGES, PAGES, background, kept_page, written
+from train.detector.heads import (
+    HEAD,
+    at_times_with_glasses,
+    blanked,
+    cover,
+    oval,
+    part_of,
+    seen_anew,
+    shuffled,
+    skin_colour,
+    soft_mask,
+    tinted,
+)
 from train.detector.material import Labelled, Material
+from train.detector.warps import (
+    SMOOTHLY_SHRUNK,
+    determinant,
+    moved_box,
+    similarity,
+    view,
+    warp,
+)
 
 SMALLEST = 11.0  # pixels: mean side of the smallest face that is pasted
 LEAST_SIDE = 9.0  # a smaller one is neither asked for nor forbidden
 TURN = math.radians(30)
-# Faces seen from the side, from above or below: most pictures of faces are taken from the front.
-HEADS_TURNED, YAW, PITCH = 0.35, math.radians(50), math.radians(30)
 BODIES = 0.4  # share of pasted faces that get hair, a neck and clothes, if there is room
 FIGURE = np.array([1.7, 1.1])  # how far a figure reaches to the sides and up, in the box's sides
-HEAD = 0.62  # half width of a head and its half height, in widths and heights of the face's box
 # How many faces are pasted, and into which share of scenes: many, since each scene costs the same.
 N_PASTED, PASTED_SHARES = (0, 2, 5, 10, 18), (0.1, 0.2, 0.25, 0.25, 0.2)
 # Share of scenes that are photographs of people, one or some side by side: small faces with all
@@ -47,28 +62,11 @@ FROM_FRAMES, FROM_SCENERY = 0.5, 0.35  # shares of the others; the rest has a dr
 EASY, AT_SUSPECTS = 0.02, 0.5
 LARGE = 48.0  # pixels across; wider faces are of pictures with more detail, some of them in colour
 FROM_LARGE = 0.5  # share of faces
-SMOOTHLY_SHRUNK = 0.5  # share; the others lose samples, as frames do that are shrunk for speed
 SEEN = 0.6  # share of a face's box that must be inside
-GLASSES, DARK_LENSES = 0.25, 0.2  # share of faces that are given them, and of these with dark ones
-# Shares of backgrounds and of pictures of no face that are pages of letters, and that have some on
-# them.
-PAGES, CAPTIONS = 0.2, 0.15
-# Pixels, height and width, of pages that are pictures of no face, and how many of these are drawn,
-# once in each process, where they take 230 kB each.
-PAGE, N_PAGES = (240, 320), 400
+CAPTIONS = 0.15  # share of backgrounds and of pictures of no face that have letters on them
 # How many pictures are kept as they are decoded, in each process: photographs of people, up to 5 MB
 # each, and those that clothes and hair take their light and dark from, up to 80 kB.
 N_PHOTOGRAPHS, N_GRAINS = 64, 400
-FONTS = sorted(  # Matplotlib's, but for one that has few letters
-    file
-    for file in (Path(matplotlib.get_data_path()) / "fonts/ttf").glob("DejaVu*.ttf")
-    if "Display" not in file.name
-)
-SMALLEST_FONT = 8  # pixels
-ALPHABETS = (string.ascii_lowercase, string.ascii_uppercase, string.digits + string.punctuation)
-LEAST_VIEW = 48.0  # pixels: shorter side of a part of a picture that is looked at closely
-SUBPIXELS = 4  # binary digits after the point of places that OpenCV draws at
-SKIN_LIGHT, SKIN_DARK = (255.0, 215.0, 190.0), (25.0, 12.0, 8.0)
 
 
 @dataclass(slots=True)
@@ -115,7 +113,7 @@ class Composer:
             made.lay_side_by_side()
             return made.finished()
         if layout < MOSAICS + CROWDS:
-            made.canvas = _view(self.nothing(rng), height, width, rng).astype(np.float32)
+            made.canvas = view(self.nothing(rng), height, width, rng).astype(np.float32)
             made.gather_people()
             return made.finished()
         is_close = rng.random() < CLOSE_UPS
@@ -155,7 +153,7 @@ class Composer:
     def nothing(self, rng: np.random.Generator) -> np.ndarray:
         """Any picture without a face, uint8 (H, W, 3)."""
         if rng.random() < PAGES:
-            return _kept_page(int(rng.integers(N_PAGES)))
+            return kept_page(int(rng.integers(N_PAGES)))
         if not self._empty:
             return background(rng, 64, 64).astype(np.uint8)
         picture = self._empty[self._any_empty(rng)].picture()
@@ -217,7 +215,7 @@ class _Scene:
                 place = rng.uniform(0.2, 0.8, 2)
             at = place * (width, height)
         to = rng.uniform(0.15, 0.85, 2) * (self.width, self.height)
-        matrix = _similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=rng.random() < 0.5)
+        matrix = similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=rng.random() < 0.5)
         self._lay(frame, picture, matrix, (0, 0, self.width, self.height))
 
     def lay_photographs(self) -> None:
@@ -246,7 +244,7 @@ class _Scene:
         ends = low + scale * before, high - scale * (np.array([width, height]) - before)
         to = rng.uniform(low + 0.15 * (high - low), high - 0.15 * (high - low))
         to = to.clip(np.minimum(*ends), np.maximum(*ends))
-        matrix = _similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=mirror)
+        matrix = similarity(scale, rng.normal(0, TURN / 4), at, to, mirror=mirror)
         self._lay(photograph, picture, matrix, cell)
 
     def _lay(
@@ -262,7 +260,7 @@ class _Scene:
         smooth = rng.random() < SMOOTHLY_SHRUNK
         shifted = matrix.copy()
         shifted[:, 2] -= (left, top)
-        self.canvas[top:bottom, left:right] = _warp(
+        self.canvas[top:bottom, left:right] = warp(
             picture, shifted, (right - left, bottom - top), border, smooth=smooth
         )
         for box, points, sure in zip(frame.boxes, frame.points, frame.sure, strict=True):
@@ -286,9 +284,9 @@ class _Scene:
         rng = self.rng
         width, height = min(size, self.width - left), min(size, self.height - top)
         face = FACE_OF_CELL * size * math.exp(rng.normal(0, 0.25))
-        picture, box, points = _seen_anew(portrait, face, rng)
+        picture, box, points = seen_anew(portrait, face, rng)
         to = np.array([left, top]) + size * rng.normal(0.5, 0.06, 2)
-        matrix = _similarity(
+        matrix = similarity(
             face / float((box[2:] - box[:2]).mean()),
             rng.normal(0, TURN / 3),
             (box[:2] + box[2:]) / 2,
@@ -298,13 +296,13 @@ class _Scene:
         shifted = matrix.copy()
         shifted[:, 2] -= (left, top)
         border = cv2.BORDER_REPLICATE  # a reflected face would be another one
-        cell = _warp(_tinted(picture, rng), shifted, (width, height), border, smooth=True)
+        cell = warp(tinted(picture, rng), shifted, (width, height), border, smooth=True)
         self.canvas[top : top + height, left : left + width] = cell
         self._add(box, points, matrix, sure=True, within=(left, top, left + width, top + height))
 
     def _fill_with_nothing(self, picture: np.ndarray, left: int, top: int, size: int) -> None:
         """A picture without a face, any square of it, into a cell."""
-        square = _view(picture, size, size, self.rng)
+        square = view(picture, size, size, self.rng)
         height, width = min(size, self.height - top), min(size, self.width - left)
         self.canvas[top : top + height, left : left + width] = square[:height, :width]
 
@@ -320,20 +318,20 @@ class _Scene:
         seen = np.full((self.height, self.width), NO_FACE)
         sizes = np.exp(rng.uniform(math.log(farthest), math.log(nearest), n_people))
         for size in np.sort(sizes):
-            picture, box, points = _seen_anew(self.source.portrait(rng), size, rng)
-            picture = _tinted(picture, rng)
+            picture, box, points = seen_anew(self.source.portrait(rng), size, rng)
+            picture = tinted(picture, rng)
             to = rng.uniform(0, 1, 2) * (self.width, 0.95 * self.height)
             scale = size / float((box[2:] - box[:2]).mean())
             turn = rng.normal(0, TURN / 4)
             middle = (box[:2] + box[2:]) / 2
-            matrix = _similarity(scale, turn, middle, to, mirror=rng.random() < 0.5)
-            moved, has_face = _moved_box(box, matrix), rng.random() >= FROM_BEHIND
+            matrix = similarity(scale, turn, middle, to, mirror=rng.random() < 0.5)
+            moved, has_face = moved_box(box, matrix), rng.random() >= FROM_BEHIND
             figure = self._figure(moved, has_face=has_face)
-            self._dress(figure, _skin(picture, points))
+            self._dress(figure, skin_colour(picture, points))
             seen[figure.region][figure.layers.any(axis=0)] = NO_FACE
             if not has_face:
                 continue
-            self._blend(picture, _oval(picture, box, 1.0, 1.3, rng), matrix)
+            self._blend(picture, oval(picture, box, 1.0, 1.3, rng), matrix)
             n_before = len(self.boxes)
             self._add(box, points, matrix, sure=True)
             x1, y1, x2, y2 = moved.clip(0).astype(int)
@@ -357,42 +355,42 @@ class _Scene:
     def paste_face(self, size: float) -> None:
         """A face of `size` pixels, unless it would hide another."""
         rng = self.rng
-        picture, box, points = _seen_anew(self.source.portrait(rng), size, rng)
+        picture, box, points = seen_anew(self.source.portrait(rng), size, rng)
         scale = size / float((box[2:] - box[:2]).mean())
         turn = rng.uniform(-TURN, TURN) * (rng.random() < 0.7)
         at = (box[:2] + box[2:]) / 2
         to = rng.uniform(
             0.3 * size, np.maximum(0.31 * size, np.array([self.width, self.height]) - 0.3 * size)
         )
-        matrix = _similarity(scale, turn, at, to, mirror=rng.random() < 0.5)
-        if self._hides(_moved_box(box, matrix)):
+        matrix = similarity(scale, turn, at, to, mirror=rng.random() < 0.5)
+        if self._hides(moved_box(box, matrix)):
             return
-        picture = _tinted(picture, rng)
+        picture = tinted(picture, rng)
         if rng.random() < BODIES:
-            self._add_figure(_moved_box(box, matrix), _skin(picture, points), has_face=True)
+            self._add_figure(moved_box(box, matrix), skin_colour(picture, points), has_face=True)
         if rng.random() < 0.15:
-            _cover(picture, box, rng)
-        self._blend(picture, _mask(picture, box, rng), matrix)
+            cover(picture, box, rng)
+        self._blend(picture, soft_mask(picture, box, rng), matrix)
         self._add(box, points, matrix, sure=True)
 
     def paste_none(self) -> None:
         """What is no face: one's pieces in another order, a part, a blank head, another thing."""
         rng, portrait = self.rng, self.source.portrait(self.rng)
-        picture = _tinted(_at_times_with_glasses(portrait.picture(), portrait.points[0], rng), rng)
+        picture = tinted(at_times_with_glasses(portrait.picture(), portrait.points[0], rng), rng)
         kind = rng.integers(7)
         if kind == 6:  # seen from behind
             middle = rng.uniform(0, 1, 2) * (self.width, self.height)
             size = math.exp(rng.uniform(math.log(12), math.log(0.3 * min(self.height, self.width))))
             half = size / 2 * np.array([0.85, 1.1])
             head = np.concatenate([middle - half, middle + half])
-            self._add_figure(head, _skin(picture, portrait.points[0]), has_face=False)
+            self._add_figure(head, skin_colour(picture, portrait.points[0]), has_face=False)
             return
         if kind == 0:
-            picture = _shuffled(picture, rng)
+            picture = shuffled(picture, rng)
         elif kind == 1:
-            picture = _part(picture, portrait.points[0], rng)
+            picture = part_of(picture, portrait.points[0], rng)
         elif kind == 2:
-            picture = _blank(picture, portrait.boxes[0])
+            picture = blanked(picture, portrait.boxes[0])
         elif kind < 5:
             picture = self.source.nothing(rng)
         else:
@@ -401,15 +399,15 @@ class _Scene:
         box = np.array([0.15, 0.1, 0.85, 0.9]) * (width, height, width, height)
         most = 0.7 * min(self.height, self.width)
         size = math.exp(rng.uniform(math.log(12), math.log(max(13.0, most))))
-        matrix = _similarity(
+        matrix = similarity(
             size / max(height, width),
             rng.uniform(-TURN, TURN),
             np.array([width, height]) / 2,
             rng.uniform(0, 1, 2) * (self.width, self.height),
             mirror=False,
         )
-        if not self._hides(_moved_box(box, matrix)):
-            self._blend(picture, _mask(picture, box, rng), matrix)
+        if not self._hides(moved_box(box, matrix)):
+            self._blend(picture, soft_mask(picture, box, rng), matrix)
 
     def _add_figure(self, box: np.ndarray, skin: np.ndarray, *, has_face: bool) -> None:
         """Hair and clothes around a face (4,), unless they would hide another."""
@@ -513,7 +511,7 @@ class _Scene:
         within: tuple[int, int, int, int] | None = None,
     ) -> None:
         """A face that was moved; within: x1, y1, x2, y2 of what can be seen, all of it if None."""
-        moved = _moved_box(box, matrix)
+        moved = moved_box(box, matrix)
         x1, y1, x2, y2 = within or (0, 0, self.width, self.height)
         inside = np.clip(moved, (x1, y1, x1, y1), (x2, y2, x2, y2))
         share = (inside[2:] - inside[:2]).prod() / max(1e-6, (moved[2:] - moved[:2]).prod())
@@ -521,7 +519,7 @@ class _Scene:
             return
         if sure and share >= SEEN and (inside[2:] - inside[:2]).min() >= LEAST_SIDE:
             placed = points @ matrix[:, :2].T + matrix[:, 2]
-            if _determinant(matrix) < 0:  # left and right are as seen in the picture
+            if determinant(matrix) < 0:  # left and right are as seen in the picture
                 placed = placed[[1, 0, 2, 4, 3]]
             self.boxes.append(inside)
             self.points.append(placed)
@@ -542,262 +540,10 @@ class _Scene:
         layers = np.dstack([picture.astype(np.float32), mask.astype(np.float32)])
         smooth = self.rng.random() < SMOOTHLY_SHRUNK
         size = (x1 - x0, y1 - y0)
-        layers = _warp(layers, shifted, size, cv2.BORDER_CONSTANT, smooth=smooth)
+        layers = warp(layers, shifted, size, cv2.BORDER_CONSTANT, smooth=smooth)
         alpha = layers[..., 3:]
         region = self.canvas[y0:y1, x0:x1]
         region += alpha * (layers[..., :3] - region)
-
-
-def _similarity(
-    scale: float, turn: float, at: np.ndarray, to: np.ndarray, *, mirror: bool
-) -> np.ndarray:
-    """Map (2, 3) that brings the point `at` to `to`, scaled, turned by radians, mirrored."""
-    cos, sin = scale * math.cos(turn), scale * math.sin(turn)
-    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
-    return np.concatenate([linear, (to - linear @ at)[:, None]], axis=1)
-
-
-def _determinant(matrix: np.ndarray) -> float:
-    (a, b, _), (c, d, _) = matrix.tolist()
-    return float(a * d - b * c)
-
-
-def _scale(matrix: np.ndarray) -> float:
-    return math.sqrt(abs(_determinant(matrix)))
-
-
-def _warp(
-    picture: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int, *, smooth: bool
-) -> np.ndarray:
-    """float32 (height, width, C). smooth: without gaps between samples where the map shrinks."""
-    scale = _scale(matrix)
-    if smooth and scale < 0.5:
-        height, width = picture.shape[:2]
-        small = (max(1, round(2 * scale * width)), max(1, round(2 * scale * height)))
-        picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-        matrix = matrix @ np.diag([width / small[0], height / small[1], 1.0])
-    warped = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
-    return warped.astype(np.float32)
-
-
-def _view(picture: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Any part of a picture that has this shape, at least a quarter as high as fits, so large."""
-    fits = min(picture.shape[0] / height, picture.shape[1] / width)
-    least = np.clip(LEAST_VIEW / (fits * min(height, width)), 0.25, 1)
-    scale = fits * math.exp(rng.uniform(math.log(least), 0))
-    h, w = max(1, round(scale * height)), max(1, round(scale * width))
-    y, x = (rng.uniform(0, 1, 2) * (picture.shape[0] - h, picture.shape[1] - w)).astype(int)
-    return _resized(picture[y : y + h, x : x + w], height, width, rng)
-
-
-def _resized(picture: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A picture in this size, `SMOOTHLY_SHRUNK` or not."""
-    smooth = height < picture.shape[0] and rng.random() < SMOOTHLY_SHRUNK
-    how = cv2.INTER_AREA if smooth else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
-
-
-def _shrunk(
-    portrait: Labelled, size: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Picture, box (4,) and points (5, 2) of a face, shrunk to near twice its size in the scene."""
-    picture, box, points = portrait.picture(), portrait.boxes[0], portrait.points[0]
-    scale = 2 * size / float((box[2:] - box[:2]).mean())
-    if scale >= 1:
-        return picture, box, points
-    height, width = picture.shape[:2]
-    small = (max(2, round(scale * width)), max(2, round(scale * height)))
-    share = np.array([small[0] / width, small[1] / height], np.float32)
-    return _resized(picture, small[1], small[0], rng), box * np.tile(share, 2), points * share
-
-
-def _seen_anew(
-    portrait: Labelled, size: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A face as `_shrunk` gives it, at times with glasses, at times of a head that has turned."""
-    picture, box, points = _shrunk(portrait, size, rng)
-    picture = _at_times_with_glasses(picture, points, rng)
-    if rng.random() < HEADS_TURNED:
-        return turned(picture, box, points, rng.uniform(-YAW, YAW), rng.uniform(-PITCH, PITCH))
-    return picture, box, points
-
-
-def _at_times_with_glasses(
-    picture: np.ndarray, points: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    return with_glasses(picture, points, rng) if rng.random() < GLASSES else picture
-
-
-def with_glasses(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Glasses put on a face, uint8 (H, W, 3), whose eyes are points[:2]: a copy of it."""
-    between = points[1] - points[0]
-    apart = float(np.linalg.norm(between))
-    along = between / max(1e-6, apart)
-    axes = np.stack([along, along[::-1] * (-1, 1)])  # of the glasses, in the picture
-    half = apart * rng.uniform((0.28, 0.18), (0.44, 0.38))
-    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    rim = np.sign(circle) * np.abs(circle) ** rng.uniform(0.4, 1) * half  # round to rectangular
-    lenses = [_fixed(eye + rim @ axes) for eye in points[:2]]
-    colour = np.full(3, rng.uniform(0, 60)) if rng.random() < 0.7 else rng.uniform(0, 255, 3)
-    glass = picture.copy()
-    is_dark = rng.random() < DARK_LENSES
-    tint = rng.uniform(0, 50, 3) if is_dark else rng.uniform(150, 255, 3)
-    cv2.fillPoly(glass, lenses, [*map(float, tint)], cv2.LINE_AA, SUBPIXELS)
-    share = rng.uniform(0.6, 1) if is_dark else rng.uniform(0, 0.35)
-    seen = cv2.addWeighted(glass, share, picture, 1 - share, 0)
-    height = rng.uniform(-0.5, 0.2) * half[1]
-    ends = np.array([half[0], 0.5 * apart]), np.array([-half[0], -half[0] - 0.4 * apart])
-    bars = [
-        _fixed(eye + np.stack([side * np.array(reach), np.full(2, height)], axis=1) @ axes)
-        for eye, side in zip(points[:2], (1, -1), strict=True)
-        for reach in ends
-    ]
-    thick = max(1, round(apart * rng.uniform(0.02, 0.12)))
-    rims = [*map(float, colour)]
-    cv2.polylines(seen, lenses, True, rims, thick, cv2.LINE_AA, SUBPIXELS)
-    cv2.polylines(seen, bars, False, rims, thick, cv2.LINE_AA, SUBPIXELS)
-    return seen
-
-
-def _fixed(places: np.ndarray) -> np.ndarray:
-    """Places (N, 2) as integers of which `SUBPIXELS` digits come after the point."""
-    return np.round(places * 2**SUBPIXELS).astype(np.int32)
-
-
-def turned(
-    picture: np.ndarray, box: np.ndarray, points: np.ndarray, yaw: float, pitch: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A head as if it were a cylinder about its vertical axis, and one about its horizontal axis.
-
-    Both are turned by angles in radians; what was behind the silhouette is smeared. Returns the
-    picture with the face's box (4,), which keeps to what is still seen, and its points (5, 2).
-    """
-    height, width = picture.shape[:2]
-    centre, reach = (box[:2] + box[2:]) / 2, HEAD * (box[2:] - box[:2])
-    angles = np.array([yaw, pitch])
-
-    def where(at: np.ndarray, angles: np.ndarray) -> np.ndarray:
-        """Of places (..., 2): where they come to; those outside the head stay."""
-        on_head = (at - centre) / reach
-        turned = np.arcsin(on_head.clip(-1, 1)) + angles
-        moved = np.sin(turned.clip(-np.pi / 2, np.pi / 2))
-        return np.where(np.abs(on_head) < 1, centre + reach * moved, at)
-
-    columns = where(np.stack([np.arange(width), np.full(width, centre[1])], 1), -angles)[:, 0]
-    rows = where(np.stack([np.full(height, centre[0]), np.arange(height)], 1), -angles)[:, 1]
-    inside_x = np.abs(np.arange(width) - centre[0]) < reach[0]
-    inside_y = np.abs(np.arange(height) - centre[1]) < reach[1]
-    is_head = inside_y[:, None] & inside_x
-    map_x = np.where(is_head, columns, np.arange(width)).astype(np.float32)
-    map_y = np.where(is_head, rows[:, None], np.arange(height)[:, None]).astype(np.float32)
-    picture = cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    corners = where(box.reshape(2, 2), angles)
-    return picture, corners.ravel().astype(np.float32), where(points, angles).astype(np.float32)
-
-
-def _moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upright box that a detector would give a face that was moved: same sides, scaled.
-
-    A box around the turned corners would be too large.
-    """
-    scale = _scale(matrix)
-    centre = (box[:2] + box[2:]) / 2
-    moved = matrix[:, :2] @ centre + matrix[:, 2]
-    half = scale * (box[2:] - box[:2]) / 2
-    return np.concatenate([moved - half, moved + half])
-
-
-def _tinted(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Most pictures of faces are grey: some are given the colours of skin, in some light."""
-    picture = picture.astype(np.float32)
-    kind = rng.random()
-    if kind < 0.6:
-        light = np.array(SKIN_LIGHT) * np.exp(rng.normal(0, 0.12, 3)) * rng.uniform(0.6, 1.1)
-        dark = np.array(SKIN_DARK) * rng.uniform(0, 2, 3)
-        grey = cv2.transform(picture, np.full((1, 3), 1 / 3 / 255))[..., None]
-        picture = np.float32(dark) + grey * np.float32(light - dark)
-    elif kind < 0.8:
-        picture *= np.float32(np.exp(rng.normal(0, 0.15, 3)))
-    return picture.clip(0, 255)
-
-
-def _skin(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Mean colour (3,) of a face between nose and mouth, where no glasses are."""
-    most = np.array(picture.shape[1::-1]) - 1
-    (x1, y1), (x2, y2) = (
-        p.clip(0, most).astype(int) for p in (points[2:].min(0), points[2:].max(0))
-    )
-    return np.asarray(picture[y1 : y2 + 1, x1 : x2 + 1].mean(axis=(0, 1)))
-
-
-def _oval(
-    picture: np.ndarray, box: np.ndarray, least: float, most: float, rng: np.random.Generator
-) -> np.ndarray:
-    """How much of a pasted picture is seen: an oval of `least` to `most` of the face's box, of
-    which the larger ones reach up, to the hair."""
-    height, width = picture.shape[:2]
-    axes = (box[2:] - box[:2]) / 2 * rng.uniform(least, most, 2)
-    centre = (box[:2] + box[2:]) / 2 - (0, 0.16 * (axes[1] - (box[3] - box[1]) / 2))
-    y, x = np.mgrid[:height, :width]
-    inside = ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2
-    return np.clip((1 - inside) / rng.uniform(0.05, 0.6), 0, 1).astype(np.float32)
-
-
-def _mask(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How much of a pasted picture is seen: an oval around the head, or all, with soft edges."""
-    height, width = picture.shape[:2]
-    mask = np.zeros((height, width), np.float32)
-    kind = rng.random()
-    if kind < 0.6:
-        return _oval(picture, box, 1.02, 1.5, rng)
-    if kind < 0.85:
-        edge = rng.uniform(0.02, 0.25) * min(height, width)
-        y, x = np.mgrid[:height, :width]
-        distance = np.minimum(np.minimum(x, width - 1 - x), np.minimum(y, height - 1 - y))
-        mask = np.clip((distance + 0.5) / edge, 0, 1)
-    else:
-        mask[:] = 1
-    return mask.astype(np.float32)
-
-
-def _cover(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> None:
-    """A hand, a microphone, a frame's edge: up to a third of the face, in place."""
-    sides = box[2:] - box[:2]
-    extent = rng.uniform(0.15, 0.55, 2) * sides
-    corner = box[:2] + rng.uniform(-0.1, 0.9, 2) * sides
-    x0, y0 = np.clip(corner, 0, None).astype(int)
-    x1, y1 = np.clip(corner + extent, 0, None).astype(int)
-    picture[y0:y1, x0:x1] = rng.uniform(0, 255, 3)
-
-
-def _shuffled(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    n = int(rng.integers(3, 5))
-    side = 24 * n
-    square = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-    blocks = square.reshape(n, 24, n, 24, 3).swapaxes(1, 2).reshape(n * n, 24, 24, 3)
-    blocks = blocks[rng.permutation(n * n)]
-    return blocks.reshape(n, n, 24, 24, 3).swapaxes(1, 2).reshape(side, side, 3)
-
-
-def _part(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An eye, a nose or the mouth, by itself."""
-    at = points[3:].mean(axis=0) if rng.random() < 0.4 else points[rng.integers(3)]
-    reach = max(4.0, rng.uniform(0.35, 0.6) * float(np.linalg.norm(points[1] - points[0])))
-    x0, y0 = np.clip(at - reach, 0, np.array(picture.shape[1::-1]) - 4).astype(int)
-    x1, y1 = np.ceil(at + reach).astype(int)
-    return picture[y0 : max(y1, y0 + 3), x0 : max(x1, x0 + 3)]
-
-
-def _blank(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """A head without a face: what is inside the box is smeared."""
-    x0, y0 = np.clip(box[:2], 0, None).astype(int)
-    x1, y1 = box[2:].astype(int) + 1
-    blank = picture.copy()
-    inner = blank[y0:y1, x0:x1]
-    tiny = cv2.resize(inner, (2, 2), interpolation=cv2.INTER_AREA)
-    blank[y0:y1, x0:x1] = cv2.resize(tiny, inner.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    return blank.clip(0, 255)
 
 
 @lru_cache(maxsize=N_PHOTOGRAPHS)
@@ -817,96 +563,6 @@ def _kept_grain(file: bytes) -> np.ndarray:
     grain = grey / max(1.0, float(grey.mean()))
     grain.flags.writeable = False
     return grain
-
-
-@lru_cache(maxsize=N_PAGES)
-def _kept_page(number: int) -> np.ndarray:
-    """A page, uint8 (H, W, 3), always the same; not to be written to."""
-    sheet = page(np.random.default_rng(number), *PAGE)
-    sheet.flags.writeable = False
-    return sheet
-
-
-def page(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A plain sheet or screen with letters, uint8 (H, W, 3)."""
-    paper = rng.uniform(200, 255) if rng.random() < 0.7 else rng.uniform(0, 80)
-    sheet = np.full((height, width, 3), paper + rng.normal(0, 10, 3)).clip(0, 255).astype(np.uint8)
-    for _ in range(rng.integers(1, 5)):
-        sheet = written(sheet, rng)
-    return sheet
-
-
-def written(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture, uint8 (H, W, 3), with a paragraph of printed letters on it."""
-    height, width = picture.shape[:2]
-    largest = max(SMALLEST_FONT + 1.0, 0.3 * min(height, width))
-    size = math.exp(rng.uniform(math.log(SMALLEST_FONT), math.log(largest)))
-    font = _font(FONTS[rng.integers(len(FONTS))], round(size))
-    n_lines = rng.integers(1, 2 + min(10, int(height / size)))
-    across = rng.uniform(0.2, 1) * width / (0.6 * size)
-    text = "\n".join(_line(rng, max(1, int(across))) for _ in range(n_lines))
-    # Most letters are dark on light or light on dark.
-    shade = 255.0 * (picture.mean() < 128)
-    colour = rng.uniform(0, 255, 3) if rng.random() < 0.3 else np.abs(shade - rng.uniform(0, 90, 3))
-    at = rng.uniform(-0.1, 0.6, 2) * (width, height)
-    image = Image.fromarray(picture)
-    ImageDraw.Draw(image).multiline_text(
-        (float(at[0]), float(at[1])), text, tuple(map(int, colour)), font, spacing=0.3 * size
-    )
-    return np.array(image)
-
-
-def _line(rng: np.random.Generator, length: int) -> str:
-    """Words of any letters."""
-    alphabet = ALPHABETS[rng.choice(len(ALPHABETS), p=(0.7, 0.15, 0.15))]
-    letters = np.array([*alphabet, " "])
-    chances = np.full(len(letters), 0.85 / len(alphabet))
-    chances[-1] = 0.15
-    return "".join(rng.choice(letters, length, p=chances))
-
-
-@lru_cache(maxsize=64)
-def _font(file: Path, size: int) -> ImageFont.FreeTypeFont:
-    # The layout that every Pillow has; the other needs libraries that some machines lack.
-    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Something without a face: noise of several grains, shapes, stripes, letters; float32."""
-    if rng.random() < PAGES:
-        return page(rng, height, width).astype(np.float32)
-    canvas = np.full((height, width, 3), rng.uniform(0, 255, 3), np.float32)
-    for _ in range(rng.integers(1, 4)):
-        grain = 2 ** rng.uniform(0, 6)
-        cells = (max(2, int(width / grain)), max(2, int(height / grain)))
-        noise = rng.normal(0, rng.uniform(5, 70), (cells[1], cells[0], rng.choice((1, 3))))
-        grown = cv2.resize(noise.astype(np.float32), (width, height))
-        canvas += grown.reshape(height, width, -1)
-    canvas = canvas.clip(0, 255).astype(np.uint8)
-    for _ in range(int(rng.integers(25)) if rng.random() < 0.8 else 0):
-        colour = [*map(float, rng.uniform(0, 255, 3))]
-        at = [(int(x * width), int(y * height)) for x, y in rng.uniform(-0.1, 1.1, (4, 2))]
-        reach = max(2, int(rng.uniform(0.02, 0.35) * min(height, width)))
-        thick = int(rng.choice((-1, 1, 2, 4)))
-        match rng.integers(5):
-            case 0:
-                cv2.fillPoly(canvas, [np.array(at[: int(rng.integers(3, 5))])], colour)
-            case 1:
-                axes = (reach, max(1, int(reach * rng.uniform(0.3, 1))))
-                cv2.ellipse(canvas, at[0], axes, float(rng.uniform(0, 180)), 0, 360, colour, thick)
-            case 2:
-                cv2.rectangle(canvas, at[0], (at[0][0] + reach, at[0][1] + reach), colour, thick)
-            case 3:
-                cv2.line(canvas, at[0], at[1], colour, max(1, thick))
-            case _:
-                text = "".join(map(chr, rng.integers(33, 127, 6)))
-                cv2.putText(canvas, text, at[0], int(rng.integers(8)), reach / 25, colour, 2)
-    if rng.random() < 0.15:
-        period, turn = rng.uniform(4, 40), rng.uniform(0, math.pi)
-        y, x = np.mgrid[:height, :width]
-        wave = np.sin((x * math.cos(turn) + y * math.sin(turn)) * 2 * math.pi / period)
-        return (canvas + rng.uniform(10, 80) * wave[..., None]).clip(0, 255).astype(np.float32)
-    return canvas.astype(np.float32)
 
 
 def _photographed(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:

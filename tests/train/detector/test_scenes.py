@@ -6,17 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from train.detector import scenes
+from train.detector import backdrops, heads, scenes, warps
+from train.detector.backdrops import background, page, written
+from train.detector.heads import turned, with_glasses
 from train.detector.material import Labelled, Material
-from train.detector.scenes import (
-    LEAST_SIDE,
-    Composer,
-    background,
-    page,
-    turned,
-    with_glasses,
-    written,
-)
+from train.detector.scenes import LEAST_SIDE, Composer
 
 EYES = np.array([[14, 18], [34, 18]], np.float32)
 
@@ -251,8 +245,8 @@ def test_glasses_are_put_on_the_share_of_faces_that_is_said(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_on = []
-    monkeypatch.setattr(scenes, "GLASSES", share)
-    monkeypatch.setattr(scenes, "with_glasses", lambda picture, *_: put_on.append(1) or picture)
+    monkeypatch.setattr(heads, "GLASSES", share)
+    monkeypatch.setattr(heads, "with_glasses", lambda picture, *_: put_on.append(1) or picture)
     composer = Composer(Material([portrait()], [], []))
     n_faces = sum(len(composer.scene(np.random.default_rng(i), 96, 96).boxes) for i in range(10))
     assert n_faces > 0
@@ -268,7 +262,7 @@ def test_a_view_is_a_part_of_a_picture_that_is_not_stretched(
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     places = np.dstack([x, y, np.zeros_like(x)])
     for seed in range(20):
-        view = scenes._view(places, *wanted, np.random.default_rng(seed))
+        view = warps.view(places, *wanted, np.random.default_rng(seed))
         assert view.shape == (*wanted, 3)
         if min(shape) < 2:
             continue
@@ -348,12 +342,13 @@ def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
 
     monkeypatch.setattr(scenes, "MOSAICS", 0.0)
     monkeypatch.setattr(scenes, "CROWDS", 1.0)
-    monkeypatch.setattr(scenes, "HEADS_TURNED", 0.0)
-    monkeypatch.setattr(scenes, "PAGES", 0.0)  # white has the red and blue of a face here
+    monkeypatch.setattr(heads, "HEADS_TURNED", 0.0)
+    for module in (scenes, backdrops):  # white has the red and blue of a face here
+        monkeypatch.setattr(module, "PAGES", 0.0)
     monkeypatch.setattr(scenes, "CAPTIONS", 0.0)
-    monkeypatch.setattr(scenes, "_tinted", lambda picture, rng: picture.astype(np.float32))
-    monkeypatch.setattr(scenes, "_skin", lambda *_: np.zeros(3))
-    monkeypatch.setattr(scenes, "_oval", oval)
+    monkeypatch.setattr(scenes, "tinted", lambda picture, rng: picture.astype(np.float32))
+    monkeypatch.setattr(scenes, "skin_colour", lambda *_: np.zeros(3))
+    monkeypatch.setattr(scenes, "oval", oval)
     monkeypatch.setattr(scenes, "_photographed", lambda canvas, rng: canvas.clip(0, 255))
     faces = []
     for k in range(40):  # green is the face's number; red and blue are those of no hair or cloth
@@ -388,13 +383,13 @@ def test_of_people_before_one_another_those_are_asked_for_who_are_seen(
 
 def test_what_is_kept_is_always_the_same_and_stays_so() -> None:
     file = frame(n_faces=0).file
-    kept = [scenes._kept_page(3), scenes._kept_picture(file), scenes._kept_grain(file)]
-    assert [picture.shape for picture in kept[:2]] == [(*scenes.PAGE, 3), (90, 160, 3)]
+    kept = [backdrops.kept_page(3), scenes._kept_picture(file), scenes._kept_grain(file)]
+    assert [picture.shape for picture in kept[:2]] == [(*backdrops.PAGE, 3), (90, 160, 3)]
     np.testing.assert_allclose(kept[2].shape, (90 / 4, 160 / 4), atol=1)
     assert abs(float(kept[2].mean()) - 1) < 1e-3
-    for of in (scenes._kept_page, scenes._kept_picture, scenes._kept_grain):
+    for of in (backdrops.kept_page, scenes._kept_picture, scenes._kept_grain):
         of.cache_clear()
-    again = scenes._kept_page(3), scenes._kept_picture(file), scenes._kept_grain(file)
+    again = backdrops.kept_page(3), scenes._kept_picture(file), scenes._kept_grain(file)
     for picture, same in zip(kept, again, strict=True):
         np.testing.assert_array_equal(picture, same)
         with pytest.raises(ValueError, match="read-only"):
