@@ -52,6 +52,12 @@ def test_help_and_version_need_no_heavy_import(command: list[str]) -> None:
     assert run("--version") == (0, f"vafer {vafer.__version__}\n", "")
 
 
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "vafer", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown == f"vafer {vafer.__version__}\n"
+
+
 def test_a_run_prints_a_summary(sample: Path, options: list[object], tmp_path: Path) -> None:
     out = tmp_path / "r.parquet"
     code, stdout, stderr = run("annotate", sample, "--out", out, "--every", 10, *options)

@@ -1,13 +1,13 @@
-"""The last layer of a model that was trained on graded expressions, fitted anew to their names.
+"""The last layer of a model that was trained on named expressions, fitted anew to their names.
 
     python -m train.calibrate model.safetensors FACES detector.onnx calibrated.safetensors
 
-Graded labels lie nearer to each other than the points of the expressions' names, and a network that
-is unsure draws them together further; neutral faces, which are easily taken for sad ones, it draws
-below 0. So the last layer is fitted by least squares to the points of the names
-(`train.sets.FACE_NORMS`), under the condition that faces named neutral and faces named happy lie,
-on average, at theirs. No face that the model was not trained on takes part; those are scored again.
-What it does to scores stands in vafer/weights/vafer-alexnet112.md.
+Graded labels lie nearer to each other than the points that they are graded between, and a network
+that is unsure of a face draws it towards the mean of all. So the last layer is fitted by least
+squares to the point of each face's expression (`train.sets.FACE_NORMS`), under the condition that
+the mean prediction of the faces named neutral, and of those named happy, is theirs. Only faces that
+the model was trained on take part; the held-out ones are scored. What it does to scores stands in
+vafer/weights/vafer-alexnet112.md.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +28,8 @@ from vafer.model import Model, ModelCard, load_model, save_model
 from vafer.onnx_file import onnx_weights_sha256
 from vafer.store import choose_detector
 
-MET = ("neutral", "happy")  # names whose points the means of their faces have
-TOLERANCE = 1e-3  # of these means
+ANCHORS = ("neutral", "happy")  # expressions whose mean prediction is fixed
+TOLERANCE = 0.01  # of these means; what is clipped to [-1, 1] moves them
 
 
 def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = None) -> Split:
@@ -43,14 +42,12 @@ def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = 
         raise UsageError(f"{card.name} is calibrated: expected a model as it was trained")
     try:
         data = card.training["procedure"]["data"]
-        found = f"dataset {data['dataset']}, labels {data['labels']}"
+        found = f"the dataset {data['dataset']}"
         fold, n_folds = int(data["fold"]), int(data["n_folds"])
     except (KeyError, TypeError, ValueError):
         found = "what its card does not say"
-    if found != "dataset faces, labels graded":
-        raise UsageError(
-            f"{card.name} was trained on {found}: expected dataset faces, labels graded"
-        )
+    if found != "the dataset faces":
+        raise UsageError(f"{card.name} was trained on {found}: expected the dataset faces")
     return split_by_name(
         card.crop,
         faces,
@@ -62,40 +59,51 @@ def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = 
     )
 
 
-def calibrated(model: Model, split: Split) -> Model:
-    """The model with its last layer fitted to the faces that `split` trains on.
+def calibrated(model: Model, split: Split, detector_sha256: str = "") -> Model:
+    """The model with its last layer fitted to the faces that `split` trains on, all of them named.
 
     Its card gets what was fitted to, and scores of the held-out faces in the place of its metrics.
-    Raises UsageError where the conditions cannot be met.
+    detector_sha256: of the weights of the detector whose landmarks cut the crops. Raises UsageError
+    where the conditions cannot be met.
     """
     expressions = np.concatenate([faces.expressions for faces in split.train])
-    if missing := [name for name in MET if name not in expressions]:
+    if missing := [name for name in ANCHORS if name not in expressions]:
         raise UsageError(f"no {' and no '.join(missing)} face to calibrate by")
     hidden = np.concatenate([_hidden(model, faces) for faces in split.train])
+    if not np.isfinite(hidden).all():
+        raise UsageError(f"{model.card.name} gives NaN for some faces: train it anew")
     inputs = np.column_stack([hidden, np.ones(len(hidden))])  # the last is the bias's
-    points = np.array([FACE_NORMS[name] for name in expressions])
-    means = np.array([inputs[expressions == name].mean(axis=0) for name in MET])
-    wanted = np.array([FACE_NORMS[name] for name in MET])
-    fitted = constrained_least_squares(inputs, points, means, wanted)
-    if not np.allclose(means @ fitted, wanted, atol=TOLERANCE):
+    targets = np.array([FACE_NORMS[name] for name in expressions])
+    means = np.array([inputs[expressions == name].mean(axis=0) for name in ANCHORS])
+    wanted = np.array([FACE_NORMS[name] for name in ANCHORS])
+    fitted = constrained_least_squares(inputs, targets, means, wanted)
+    read = np.clip(inputs @ fitted, -1, 1)
+    reached = np.array([read[expressions == name].mean(axis=0) for name in ANCHORS])
+    if not np.allclose(reached, wanted, atol=TOLERANCE):
         raise UsageError(
-            f"{model.card.name} cannot tell {' from '.join(MET)} faces: expected a trained model"
+            f"{model.card.name} tells {' from '.join(ANCHORS)} faces too badly to be calibrated: "
+            f"their means would be {reached.round(2).tolist()}, expected {wanted.tolist()}"
         )
     net = copy.deepcopy(model.net)
     last = net.regressor[-1]
     assert isinstance(last, nn.Linear)
     last.weight.copy_(torch.from_numpy(fitted[:-1].T))
     last.bias.copy_(torch.from_numpy(fitted[-1]))
-    facts: dict[str, Any] = {
-        "last_layer": "least squares to the points of the names",
+    facts = {
+        "last_layer": "least squares to the points of the expressions",
         "n_faces": len(expressions),
-        "means": dict(zip(MET, wanted.tolist(), strict=True)),
+        "means": dict(zip(ANCHORS, wanted.tolist(), strict=True)),
         "from_weights_sha256": model.card.weights_sha256,
+        "detector_weights_sha256": detector_sha256,
     }
-    card = replace(model.card, training=model.card.training | {"calibration": facts})
-    changed = Model(net, card, model.device)
+    changed = Model(net, model.card)
     scored = [Evaluation(faces, predict_faces(changed, faces)) for faces in split.held_out]
-    return Model(net, replace(card, metrics=results_of(scored)), model.device)
+    changed.card = replace(
+        model.card,
+        training=model.card.training | {"calibration": facts},
+        metrics=results_of(scored),
+    )
+    return changed
 
 
 def constrained_least_squares(
@@ -103,20 +111,23 @@ def constrained_least_squares(
 ) -> np.ndarray:
     """Weights w (P, D) with the least |inputs w − targets|² among those of means w = wanted.
 
-    Shapes: inputs (N, P), targets (N, D), means (C, P), wanted (C, D). By the Lagrangian's linear
-    system; of least norm where inputs leave a choice, and not met where means cannot be.
+    Shapes: inputs (N, P), targets (N, D), means (C, P), wanted (C, D). What the conditions leave
+    free, their null space, is fitted as ever (Golub & Van Loan, Matrix Computations, 4th edition,
+    section 6.2.3). Where means cannot be wanted, they are as near as can be.
     """
-    gram, none = inputs.T @ inputs, np.zeros((len(means), len(means)))
-    system = np.block([[gram, means.T], [means, none]])
-    right = np.concatenate([inputs.T @ targets, wanted])
-    return np.linalg.lstsq(system, right, rcond=None)[0][: inputs.shape[1]]
+    met = np.linalg.lstsq(means, wanted, rcond=None)[0]
+    _, sizes, directions = np.linalg.svd(means)
+    free = directions[len(sizes) :].T
+    fitted = np.linalg.lstsq(inputs @ free, targets - inputs @ met, rcond=None)[0]
+    return np.asarray(met + free @ fitted)
 
 
+@torch.inference_mode()
 def _hidden(model: Model, faces: FaceSet) -> np.ndarray:
     """What the last layer is given of each face: float64 (N, 8)."""
-    before_last = model.net.regressor[:-1]
-    found = [before_last(model.predict_with_features(c)[1]) for c in crops_seen(model, faces)]
-    return torch.cat(found).double().cpu().numpy()
+    before_last = nn.Sequential(model.net.encoder, *model.net.regressor[:-1]).eval()
+    found = [before_last(model.card.crop.normalise(crops)) for crops in crops_seen(model, faces)]
+    return torch.cat(found).double().numpy()
 
 
 def _tell(text: str) -> None:
@@ -140,14 +151,13 @@ def main() -> int:
         model = load_model(arguments.model)
         detector = choose_detector(arguments.detector, on_notice=_tell).path
         split = split_of(model.card, arguments.faces, detector.absolute(), arguments.cache)
-        found = calibrated(model, split)
-        facts = found.card.training["calibration"]
-        facts["detector_weights_sha256"] = onnx_weights_sha256(detector)
+        found = calibrated(model, split, onnx_weights_sha256(detector))
         save_model(out, found.net, found.card)
     except (VaferError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{out}: fitted to {facts['n_faces']:,} faces\n{one_line(found.card.metrics)}")
+    n_faces = found.card.training["calibration"]["n_faces"]
+    print(f"{out}: fitted to {n_faces:,} faces\n{one_line(found.card.metrics)}")
     return 0
 
 

@@ -48,7 +48,8 @@ def predict_faces(model: Model, faces: FaceSet, change: Change = middle) -> np.n
 def crops_seen(model: Model, faces: FaceSet, change: Change = middle) -> Iterator[torch.Tensor]:
     """Batches of a set's crops, which may have a border, as the model is to see them.
 
-    change: makes of crops (n, C, S, S), 0..255, and the model's size those that it sees.
+    float32 (n, 3, S, S), whole numbers of 0..255; S is the model's size. change: makes of crops
+    (n, C, B, B), 0..255, and that size those that the model sees.
     """
     feed = Feed([faces], torch.device("cpu"))
     size = model.card.crop.size

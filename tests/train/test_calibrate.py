@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.train.toys import toy_faces
-from train.calibrate import MET, calibrated, constrained_least_squares, main, split_of
+from train import calibrate, evaluation
+from train.calibrate import ANCHORS, calibrated, constrained_least_squares, main, split_of
 from train.data import FaceSet, Split
 from train.evaluation import predict_faces
 from train.sets import FACE_NORMS, NO_IDENTITY, fold_of
@@ -29,7 +30,16 @@ def named(faces: FaceSet) -> FaceSet:
 
 @pytest.fixture
 def model(untrained: Path) -> Model:
-    return load_model(untrained)
+    """One that was trained by a procedure, of which only its card knows."""
+    model = load_model(untrained)
+    crops = torch.from_numpy(toy_faces(128).crops)[..., 4:-4, 4:-4].float().expand(-1, 3, -1, -1)
+    before = model.net.regressor[:-3](model.predict_with_features(crops)[1])
+    units = model.net.regressor[-3]
+    found = units(before)
+    units.weight.div_(found.std(dim=0)[:, None])  # so that faces differ by more than rounding
+    units.bias.copy_(units.bias + 0.5 - units(before).mean(dim=0))
+    model.card = replace(model.card, training={"procedure": {"seed": 3}})
+    return model
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def split() -> Split:
     train, held_out = named(toy_faces(128)), named(toy_faces(64, name="held_out", seed=1))
     rows = np.arange(128)
     parts = (train.where(rows < 40, name="a"), train.where(rows >= 40, name="b"))
-    return Split(parts, (held_out,), {"detector_sha256": "of the detector"})
+    return Split(parts, (held_out,), {})
 
 
 def seen(model: Model, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -46,20 +56,51 @@ def seen(model: Model, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return predicted, np.concatenate([faces.expressions for faces in split.train])
 
 
-def test_neutral_and_happy_faces_read_the_points_of_their_names(model: Model, split: Split) -> None:
+def inputs_of_the_last_layer(model: Model, split: Split) -> np.ndarray:
+    """(N, 9) of the faces that are trained on; the last is 1."""
+    given: list[torch.Tensor] = []
+    hook = model.net.regressor[-1].register_forward_pre_hook(lambda _, x: given.append(x[0]))
+    seen(model, split)
+    hook.remove()
+    return np.column_stack([torch.cat(given).double().numpy(), np.ones(len(torch.cat(given)))])
+
+
+def test_the_last_layer_is_the_fit_to_all_faces_and_nothing_else_changes(
+    model: Model, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "BATCH", 50)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    found = calibrated(model, split)
-    predicted, names = seen(found, split)
-    for name in MET:  # but for the few that are clipped
-        np.testing.assert_allclose(
-            predicted[names == name].mean(axis=0), FACE_NORMS[name], atol=5e-3
-        )
+    found = calibrated(model, split, "of the detector")
     for name, value in found.net.state_dict().items():
         assert torch.equal(model.net.state_dict()[name], before[name])  # as it was
         assert torch.equal(value, before[name]) != name.startswith(LAST)
-    facts = found.card.training["calibration"]
-    assert facts["n_faces"] == 128
-    assert facts["means"] == {"neutral": [0.0, 0.0], "happy": [0.66, 0.33]}
+    predicted, names = seen(found, split)
+    inputs = inputs_of_the_last_layer(model, split)
+    assert inputs.shape == (128, 9)
+    last = found.net.regressor[-1]
+    read = inputs @ np.column_stack([last.weight, last.bias]).astype(float).T
+    np.testing.assert_allclose(predicted, read.clip(-1, 1), atol=1e-3)
+    for name in ANCHORS:
+        np.testing.assert_allclose(read[names == name].mean(axis=0), FACE_NORMS[name], atol=1e-3)
+    # By what leaves these means as they are, nothing more can be gained.
+    means = np.array([inputs[names == name].mean(axis=0) for name in ANCHORS])
+    moved = inputs @ np.linalg.svd(means)[2][len(ANCHORS) :].T
+    off = np.array([FACE_NORMS[name] for name in names]) - read
+    gained = np.linalg.lstsq(moved, off, rcond=1e-6)[0]
+    np.testing.assert_allclose(moved @ gained, 0, atol=2e-3)
+
+
+def test_the_card_tells_of_it_and_of_what_was_held_out(model: Model, split: Split) -> None:
+    found = calibrated(model, split, "of the detector")
+    assert found.card.training == model.card.training | {
+        "calibration": {
+            "last_layer": "least squares to the points of the expressions",
+            "n_faces": 128,
+            "means": {"neutral": [0.0, 0.0], "happy": [0.66, 0.33]},
+            "from_weights_sha256": model.card.weights_sha256,
+            "detector_weights_sha256": "of the detector",
+        }
+    }
     scored = found.card.metrics["held_out"]
     assert scored["n_faces"] == 64
     faces = split.held_out[0]
@@ -74,6 +115,8 @@ def test_the_fit_is_the_nearest_that_meets_the_conditions() -> None:
     means, wanted = inputs[:20].reshape(2, 10, 5).mean(axis=1), np.array([[0, 0], [0.7, 0.3]])
     found = constrained_least_squares(inputs, targets, means, wanted)
     np.testing.assert_allclose(means @ found, wanted, atol=1e-12)
+    larger = constrained_least_squares(inputs * 1000, targets, means * 1000, wanted)
+    np.testing.assert_allclose(larger, found / 1000, rtol=1e-6)
     least = ((inputs @ found - targets) ** 2).sum(axis=0)
     free = np.linalg.svd(means)[2][2:]  # what may be added without moving the means
     for step in (*free, *-free):
@@ -94,13 +137,16 @@ def test_what_cannot_be_fitted_is_refused(model: Model, split: Split) -> None:
     with pytest.raises(UsageError, match="no neutral and no happy face to calibrate by"):
         calibrated(model, replace(split, train=tuple(sad)))
     weights = model.net.state_dict()
-    weights["regressor.4.weight"].zero_()  # so that its last layer is given the same of all faces
-    with pytest.raises(UsageError, match="cannot tell neutral from happy faces: expected a train"):
+    weights["regressor.4.weight"].mul_(1e-12)  # so that all faces look alike to the last layer
+    with pytest.raises(UsageError, match=r"faces too badly .* would be .*, expected \[\[0.0, 0.0"):
+        calibrated(model, split)
+    weights["regressor.4.weight"].fill_(torch.nan)
+    with pytest.raises(UsageError, match="gives NaN for some faces"):
         calibrated(model, split)
 
 
 def trained(card: ModelCard, **data: object) -> ModelCard:
-    facts = {"dataset": "faces", "labels": "graded", "fold": 1, "n_folds": 4, **data}
+    facts = {"dataset": "faces", "fold": 1, "n_folds": 4, **data}
     return replace(card, training={"procedure": {"data": facts}})
 
 
@@ -114,8 +160,8 @@ def test_the_faces_are_those_that_the_model_was_trained_on(
     assert {*found.held_out[1].subjects} == held_out
     assert not held_out & {*found.train[1].subjects}
     for card, says in (
-        (model.card, "was trained on what its card does not say: expected dataset faces"),
-        (trained(model.card, labels="norms"), "trained on dataset faces, labels norms"),
+        (model.card, "was trained on what its card does not say: expected the dataset faces"),
+        (trained(model.card, dataset="affectnet"), "on the dataset affectnet: expected the data"),
         (replace(model.card, training={"calibration": {}}), "is calibrated: expected a model as"),
     ):
         with pytest.raises(UsageError, match=says):
@@ -128,15 +174,17 @@ def test_the_command_writes_another_file(
 ) -> None:  # fmt: skip
     card = trained(model.card)
     path, out = tmp_path / "mine.safetensors", tmp_path / "calibrated.safetensors"
+    few = split_of(card, few_faces, yunet, tmp_path)
     save_model(path, model.net, card)
     before = path.read_bytes()
     command = ["calibrate", str(path), str(few_faces), str(yunet), str(out), "--cache",
                str(tmp_path)]  # fmt: skip
     monkeypatch.setattr("sys.argv", command)
+    monkeypatch.setattr(calibrate, "TOLERANCE", 1.0)  # the network never learnt to tell them
     assert main() == 0
     assert path.read_bytes() == before
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{out}: fitted to ")
+    assert printed.startswith(f"{out}: fitted to {sum(map(len, few.train))} faces\n")
     assert "lfw_test valence PCC" in printed
     facts = load_model(out).card.training["calibration"]
     assert facts["from_weights_sha256"] == read_card(path).weights_sha256
