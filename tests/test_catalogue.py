@@ -298,6 +298,10 @@ def test_info_of_detectors(shared: Path, yunet: Path, tmp_path: Path) -> None:
     facts = info(str(yunet)).facts
     assert facts["family"].startswith("YuNet")
     assert (facts["input"], facts["landmarks"]) == ("any size", "five")
+    assert facts["licence"] == "not stated in the file"
+    pack = remote.PACKS["buffalo_s"]  # it is the very file of the pack, by whatever name
+    licence = info(str(shared / "models" / "scrfd_500m.onnx")).facts["licence"]
+    assert licence == f"{pack.licence} ({pack.terms})"
     model = onnx.load(shared / "models" / "scrfd_500m.onnx")
     card = {"name": "ours", "licence": "Apache-2.0", "metrics": {"held_out": {"recall": 0.97}}}
     onnx.helper.set_model_props(model, {"vafer": json.dumps(card)})

@@ -76,14 +76,17 @@ class CropStore:
         return crop[None] if self.channels == 1 else crop.transpose(2, 0, 1)
 
 
-def parts_of_jpegs(name: str, jpegs: Sequence[bytes]) -> list[Part]:
-    """Pictures in memory, each of a face and little else. Reading raises UsageError."""
+def parts_of_jpegs(table: str, jpegs: Sequence[bytes]) -> list[Part]:
+    """Pictures in memory, each of a face and little else. Reading raises UsageError.
+
+    table: where they are from, for its message.
+    """
 
     def read(start: int) -> Iterator[Labelled]:
         for i, jpeg in enumerate(jpegs[start : start + CROPS_IN_A_PART], start):
             picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
             if picture is None:
-                raise UsageError(f"picture {i} of {name} cannot be decoded: expected JPEG")
+                raise UsageError(f"{table}: picture {i} cannot be decoded: expected JPEG")
             yield np.asarray(picture), None, None
 
     def part(start: int) -> Part:

@@ -24,31 +24,34 @@ from train.data import FaceSet, Split
 from train.evaluation import Evaluation, crops_seen, one_line, predict_faces, results_of
 from train.sets import FACE_NORMS, split_by_name
 from vafer.errors import UsageError, VaferError
-from vafer.model import Model, ModelCard, load_model, save_model
+from vafer.model import Model, load_model, read_card, save_model
 from vafer.onnx_file import onnx_weights_sha256
-from vafer.store import choose_detector
+from vafer.store import choose_detector, find_model
 
 ANCHORS = ("neutral", "happy")  # expressions whose mean prediction is fixed
 TOLERANCE = 0.01  # of these means; what is clipped to [-1, 1] moves them
 
 
-def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = None) -> Split:
+def split_of(model: Path, faces: Path, detector: Path, cache: Path | None = None) -> Split:
     """The faces that a model was trained on, and those that it held out.
 
-    faces: folder of FER2013 and LFW. detector: whose landmarks cut the crops. Raises UsageError
-    where its card says that it was trained on something else, or that it was calibrated before.
+    model: its file. faces: folder of FER2013 and LFW. detector: whose landmarks cut the crops.
+    Raises UsageError where its card says that it was trained on something else, or on other faces,
+    or that it was calibrated before; ModelError.
     """
+    card = read_card(model)
     if "calibration" in card.training:
-        raise UsageError(f"{card.name} is calibrated: expected a model as it was trained")
+        raise UsageError(f"{model} is calibrated already: expected a model as it was trained")
     try:
         data = card.training["procedure"]["data"]
         found = f"the dataset {data['dataset']}"
-        fold, n_folds = int(data["fold"]), int(data["n_folds"])
-    except (KeyError, TypeError, ValueError):
+        fold, n_folds = data["fold"], data["n_folds"]
+        trained_on = {name: facts["faces"] for name, facts in card.training["sets"].items()}
+    except (KeyError, TypeError, AttributeError):
         found = "what its card does not say"
     if found != "the dataset faces":
-        raise UsageError(f"{card.name} was trained on {found}: expected the dataset faces")
-    return split_by_name(
+        raise UsageError(f"{model} was trained on {found}: expected the dataset faces")
+    split = split_by_name(
         card.crop,
         faces,
         detector,
@@ -57,18 +60,29 @@ def split_of(card: ModelCard, faces: Path, detector: Path, cache: Path | None = 
         n_folds=n_folds,
         on_notice=_tell,
     )
+    for found_faces in split.train:
+        if (n := trained_on.get(found_faces.name, 0)) != len(found_faces):
+            raise UsageError(
+                f"{faces} holds {len(found_faces):,} faces of {found_faces.name}, {model} was "
+                f"trained on {n:,}: expected the tables that it was trained on"
+            )
+    return split
 
 
 def calibrated(model: Model, split: Split, detector_sha256: str = "") -> Model:
     """The model with its last layer fitted to the faces that `split` trains on, all of them named.
 
-    Its card gets what was fitted to, and scores of the held-out faces in the place of its metrics.
+    Its card gets what was fitted to, and scores of the held-out faces in the place of its metrics
+    and of its words, which are of the model before.
     detector_sha256: of the weights of the detector whose landmarks cut the crops. Raises UsageError
     where the conditions cannot be met.
     """
     expressions = np.concatenate([faces.expressions for faces in split.train])
     if missing := [name for name in ANCHORS if name not in expressions]:
-        raise UsageError(f"no {' and no '.join(missing)} face to calibrate by")
+        raise UsageError(
+            f"no {' and no '.join(missing)} face is among the {len(expressions):,} that were "
+            "trained on: expected both to calibrate by"
+        )
     hidden = np.concatenate([_hidden(model, faces) for faces in split.train])
     if not np.isfinite(hidden).all():
         raise UsageError(f"{model.card.name} gives NaN for some faces: train it anew")
@@ -102,6 +116,7 @@ def calibrated(model: Model, split: Split, detector_sha256: str = "") -> Model:
         model.card,
         training=model.card.training | {"calibration": facts},
         metrics=results_of(scored),
+        text="",
     )
     return changed
 
@@ -136,7 +151,7 @@ def _tell(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", help="its file, or the run folder of its training")
     parser.add_argument("faces", type=Path, help="folder of FER2013 and LFW with expressions")
     parser.add_argument("detector", help="whose landmarks cut the crops: a name, or an ONNX file")
     parser.add_argument("out", type=Path)
@@ -148,11 +163,12 @@ def main() -> int:
             raise UsageError(f"{out} is there already: name another file, or remove it")
         if out.suffix != ".safetensors" or not out.parent.is_dir():
             raise UsageError(f"{out}: expected a name that ends in .safetensors, in a folder")
-        model = load_model(arguments.model)
+        path = find_model(arguments.model, on_notice=_tell)
+        model = load_model(path)
         detector = choose_detector(arguments.detector, on_notice=_tell).path
-        split = split_of(model.card, arguments.faces, detector.absolute(), arguments.cache)
+        split = split_of(path, arguments.faces, detector.absolute(), arguments.cache)
         found = calibrated(model, split, onnx_weights_sha256(detector))
-        save_model(out, found.net, found.card)
+        save_model(out, found.net, replace(found.card, name=out.stem))
     except (VaferError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

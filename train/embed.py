@@ -19,23 +19,27 @@ from typing import Any
 
 import torch
 
+from vafer import store
 from vafer.errors import UsageError, VaferError
 from vafer.faces import Detector
 from vafer.files import write_whole
 from vafer.model import load_model, save_model, weights_sha256
 from vafer.onnx_file import METADATA_KEY, WEIGHTS_SHA256, detector_card, onnx_weights_sha256
-from vafer.store import WEIGHTS
 
 LICENCE = "Apache-2.0"
 KINDS = (".safetensors", ".onnx")  # of models, of detectors
 
 
-def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS) -> Path:
+def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = store.WEIGHTS) -> Path:
     """Write a .safetensors or .onnx file as the embedded one called `name`; returns its path.
 
     folder: holds the card, `name`.md. Raises UsageError, ModelError; OSError for the card.
     """
+    if Path(name).name != name:
+        raise UsageError(f"{name} is a path: expected the name of what ships")
     target = folder / f"{name}{path.suffix}"
+    if not target.with_suffix(".md").is_file():
+        raise UsageError(f"{target.with_suffix('.md')} is missing: expected the card in words")
     text = target.with_suffix(".md").read_text(encoding="utf-8")
     if not isinstance(metrics, dict):
         raise UsageError(f"the metrics are {metrics!r:.40}: expected a JSON object")
@@ -46,6 +50,11 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
             raise UsageError(f"{name} is {other.name}: expected a file of that kind")
     if path.suffix == ".safetensors":
         model = load_model(path)
+        if "procedure" not in model.card.training:
+            raise UsageError(
+                f"{path} does not say how it was trained, so that nobody knows who may ship it: "
+                "expected a model of vafer train"
+            )
         stored = {
             key: value.half() if value.is_floating_point() else value
             for key, value in model.net.state_dict().items()
@@ -53,6 +62,8 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = WEIGHTS
         if not all(weight.isfinite().all() for weight in stored.values()):
             raise UsageError(f"{path} holds weights that half precision cannot")
         _check_metrics(metrics, "model", weights_sha256(stored), path)
+        cuts = store.find_detector(None, on_notice=print)
+        _check_metrics(metrics, "detector", onnx_weights_sha256(cuts), cuts)
         metrics = {**model.card.metrics, **metrics}
         card = replace(model.card, name=name, licence=LICENCE, metrics=metrics, text=text)
         save_model(target, model.net, card, dtype=torch.float16)
@@ -95,6 +106,16 @@ def _check_metrics(metrics: dict[str, Any], key: str, weights: str, path: Path) 
         )
 
 
+def _read_metrics(path: Path | None) -> Any:
+    """What a bench wrote; nothing for None. Raises UsageError, OSError."""
+    if path is None:
+        return {}
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON ({error}): expected what a bench wrote") from error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
@@ -102,9 +123,8 @@ def main() -> int:
     parser.add_argument("--metrics", type=Path, help="JSON that a bench wrote")
     arguments = parser.parse_args()
     try:
-        text = arguments.metrics.read_text(encoding="utf-8") if arguments.metrics else "{}"
-        print(embed(arguments.file, arguments.name, json.loads(text)))
-    except (VaferError, OSError, ValueError) as error:
+        print(embed(arguments.file, arguments.name, _read_metrics(arguments.metrics)))
+    except (VaferError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

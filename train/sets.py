@@ -229,17 +229,16 @@ def _faces(
     """FER2013 and LFW with expression labels: FER2013's own test split, and one fold of LFW."""
     data = config.data
     root = data.root or default_root("faces")
+    paths = {"fer2013": root / "fer2013.parquet", "lfw": root / "lfw_expressions.parquet"}
     tables = {
-        "fer2013": _read(root / "fer2013.parquet", "split"),
-        "lfw": _read(root / "lfw_expressions.parquet", "identity").filter(
-            pl.col("identity") != NO_IDENTITY
-        ),
+        "fer2013": _read(paths["fer2013"], "split"),
+        "lfw": _read(paths["lfw"], "identity").filter(pl.col("identity") != NO_IDENTITY),
     }
     detector = _detector(data.detector, on_notice)
     finder = FaceFinder(config.crop, detector, is_cropped=True, border=data.border)
     every = {}
     for name, table in tables.items():
-        parts = parts_of_jpegs(name, table["jpeg"].to_list())
+        parts = parts_of_jpegs(str(paths[name]), table["jpeg"].to_list())
         store = _crops(name, parts, finder, data, on_progress)
         subjects = table["identity"].to_numpy().astype(object) if name == "lfw" else None
         every[name] = FaceSet(
@@ -308,8 +307,8 @@ def _read(path: Path, column: str) -> pl.DataFrame:
     """Faces with `expression`, `jpeg` and a column that says how to split them."""
     if not path.is_file():
         raise UsageError(
-            f"{path} is missing: data.root, or $VAFER_DATA/faces without it, is the folder that "
-            "holds it"
+            f"{path} is missing: expected it in the folder of faces, which is data.root of a "
+            "config, or else $VAFER_DATA/faces"
         )
     try:
         table = pl.read_parquet(path)
@@ -318,6 +317,11 @@ def _read(path: Path, column: str) -> pl.DataFrame:
     missing = sorted({"expression", "jpeg", column} - {*table.columns})
     if missing:
         raise UsageError(f"{path} lacks the columns {missing}: it has {table.columns}")
+    for name, kind in {"expression": pl.String, "jpeg": pl.Binary, column: pl.String}.items():
+        if (found := table.schema[name]) != kind:
+            raise UsageError(f"{path} has the column {name} of {found}: expected {kind}")
+    if n_null := table["jpeg"].null_count():
+        raise UsageError(f"{path} lacks the picture in {n_null:,} rows: expected a JPEG in each")
     unknown = sorted({*table["expression"]} - {*EXPRESSION_NORMS, *LEFT_OUT}, key=str)
     if unknown:
         raise UsageError(

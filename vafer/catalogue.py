@@ -274,7 +274,7 @@ def _detector_info(path: Path, where: str = "file") -> Info:
                 str(card.get("name", path.stem)), "detector", _where(where, is_default), path
             ),
             OF_WEIGHTS: onnx_weights_sha256(path),
-            "licence": str(card.get("licence", "not stated in the file")),
+            "licence": str(card.get("licence", _licence_of(detector.sha256))),
             "family": "YuNet, run by OpenCV"
             if detector.is_yunet
             else "SCRFD, or of its output layout",
@@ -288,9 +288,21 @@ def _detector_info(path: Path, where: str = "file") -> Info:
     return _checked(path, found)
 
 
+def _licence_of(sha256: str) -> str:
+    """Of a detector that does not say it: known where it is that of a pack."""
+    for pack in PACKS.values():
+        if pack.file_sha256 == sha256:
+            return _terms_of(pack)
+    return "not stated in the file"
+
+
+def _terms_of(item: Pack | Pair) -> str:
+    return f"{item.licence} ({item.terms})"
+
+
 def _pack_info(pack: Pack, path: Path) -> Info:
     found = _detector_info(path, "cached")
-    facts = {**found.facts, "name": pack.name, "licence": f"{pack.licence} ({pack.terms})"}
+    facts = {**found.facts, "name": pack.name, "licence": _terms_of(pack)}
     return replace(found, facts=facts)
 
 
@@ -301,7 +313,7 @@ def _remote_info(item: Pack | Pair) -> Info:
         "where": "remote: not on this machine",
         "what": item.origin,
         "size": f"{item.n_bytes / 1e6:.0f} MB to download",
-        "licence": f"{item.licence} ({item.terms})",
+        "licence": _terms_of(item),
     }
     for file in item.files:
         name = PurePosixPath(file.url).name

@@ -15,7 +15,7 @@ from train.data import FaceSet, Split
 from train.evaluation import predict_faces
 from train.sets import FACE_NORMS, NO_IDENTITY, fold_of
 from vafer.errors import UsageError
-from vafer.model import Model, ModelCard, load_model, read_card, save_model
+from vafer.model import Model, load_model, read_card, save_model
 from vafer.onnx_file import onnx_weights_sha256
 
 NAMES = ("sad", "neutral", "happy")
@@ -134,7 +134,7 @@ def test_a_fit_without_conditions_is_the_ordinary_one() -> None:
 
 def test_what_cannot_be_fitted_is_refused(model: Model, split: Split) -> None:
     sad = [replace(f, expressions=np.full(len(f), "sad", object)) for f in split.train]
-    with pytest.raises(UsageError, match="no neutral and no happy face to calibrate by"):
+    with pytest.raises(UsageError, match="no neutral and no happy face is among the 128 that"):
         calibrated(model, replace(split, train=tuple(sad)))
     weights = model.net.state_dict()
     weights["regressor.4.weight"].mul_(1e-12)  # so that all faces look alike to the last layer
@@ -145,37 +145,48 @@ def test_what_cannot_be_fitted_is_refused(model: Model, split: Split) -> None:
         calibrated(model, split)
 
 
-def trained(card: ModelCard, **data: object) -> ModelCard:
-    facts = {"dataset": "faces", "fold": 1, "n_folds": 4, **data}
-    return replace(card, training={"procedure": {"data": facts}})
+FEW = {"fer_train": {"faces": 24}, "lfw_train": {"faces": 43}}  # of `few_faces`
+
+
+def trained(path: Path, model: Model, **changes: object) -> Path:
+    """A model's file that says of itself that it was trained on `few_faces`."""
+    data = {"dataset": "faces", "fold": 1, "n_folds": 4}
+    facts = {"procedure": {"data": data}, "sets": FEW, **changes}
+    save_model(path, model.net, replace(model.card, training=facts))
+    return path
 
 
 def test_the_faces_are_those_that_the_model_was_trained_on(
     model: Model, few_faces: Path, yunet: Path, tmp_path: Path
 ) -> None:
-    found = split_of(trained(model.card), few_faces, yunet, tmp_path)
+    path = tmp_path / "mine.safetensors"
+    found = split_of(trained(path, model), few_faces, yunet, tmp_path)
     persons = pl.read_parquet(few_faces / "lfw_expressions.parquet")["identity"]
     held_out = {name for name in persons if fold_of(name, 4) == 1 and name != NO_IDENTITY}
     assert held_out
     assert {*found.held_out[1].subjects} == held_out
     assert not held_out & {*found.train[1].subjects}
-    for card, says in (
-        (model.card, "was trained on what its card does not say: expected the dataset faces"),
-        (trained(model.card, dataset="affectnet"), "on the dataset affectnet: expected the data"),
-        (replace(model.card, training={"calibration": {}}), "is calibrated: expected a model as"),
+    affectnet = {"data": {"dataset": "affectnet", "fold": 1, "n_folds": 4}}
+    for changes, says in (
+        ({"procedure": None}, "was trained on what its card does not say: expected the dataset"),
+        ({"procedure": affectnet}, "was trained on the dataset affectnet: expected the dataset"),
+        ({"calibration": {}}, "is calibrated already: expected a model as it was trained"),
+        (
+            {"sets": FEW | {"lfw_train": {"faces": 10_861}}},
+            r"holds 43 faces of lfw_train, .*mine\.safetensors was trained on 10,861: expected the",
+        ),
     ):
         with pytest.raises(UsageError, match=says):
-            split_of(card, few_faces, yunet, tmp_path)
+            split_of(trained(path, model, **changes), few_faces, yunet, tmp_path)
 
 
 def test_the_command_writes_another_file(
     model: Model, few_faces: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    card = trained(model.card)
     path, out = tmp_path / "mine.safetensors", tmp_path / "calibrated.safetensors"
-    few = split_of(card, few_faces, yunet, tmp_path)
-    save_model(path, model.net, card)
+    model.card = replace(model.card, text="# Of the model before")
+    trained(path, model)
     before = path.read_bytes()
     command = ["calibrate", str(path), str(few_faces), str(yunet), str(out), "--cache",
                str(tmp_path)]  # fmt: skip
@@ -184,9 +195,11 @@ def test_the_command_writes_another_file(
     assert main() == 0
     assert path.read_bytes() == before
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{out}: fitted to {sum(map(len, few.train))} faces\n")
+    assert printed.startswith(f"{out}: fitted to 67 faces\n")
     assert "lfw_test valence PCC" in printed
-    facts = load_model(out).card.training["calibration"]
+    card = load_model(out).card
+    assert (card.name, card.text) == ("calibrated", "")
+    facts = card.training["calibration"]
     assert facts["from_weights_sha256"] == read_card(path).weights_sha256
     assert facts["detector_weights_sha256"] == onnx_weights_sha256(yunet)
     assert main() == 2
@@ -198,4 +211,4 @@ def test_the_command_writes_another_file(
     other = str(tmp_path / "other.safetensors")
     monkeypatch.setattr("sys.argv", [*command[:1], str(tmp_path / "gone"), *command[2:4], other])
     assert main() == 2
-    assert "gone: no such model file" in capsys.readouterr().err
+    assert "gone: no such file" in capsys.readouterr().err

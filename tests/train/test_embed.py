@@ -9,13 +9,19 @@ import torch
 
 from train.detector.export import export
 from train.detector.network import FaceNet
-from train.embed import embed
+from train.embed import embed, main
+from vafer import store
 from vafer.catalogue import info
 from vafer.download import sha256
 from vafer.errors import ModelError, UsageError
 from vafer.model import load_model, save_model, weights_sha256
 from vafer.onnx_file import detector_card, onnx_weights_sha256
 
+CUT_BY = {
+    "detector": {
+        "weights_sha256": onnx_weights_sha256(store.WEIGHTS / f"{store.DEFAULT_DETECTOR}.onnx")
+    }
+}
 METRICS = {"fer_test": {"valence": {"ccc": 0.7}}}
 
 
@@ -24,10 +30,18 @@ def of(path: Path) -> dict[str, dict[str, str]]:
     if path.suffix == ".onnx":
         return {"candidate": {"weights_sha256": onnx_weights_sha256(path)}}
     weights = {key: value.half() for key, value in load_model(path).net.state_dict().items()}
-    return {"model": {"weights_sha256": weights_sha256(weights)}}
+    return {"model": {"weights_sha256": weights_sha256(weights)}, **CUT_BY}
 
 
 TEXT = "# A card\n\nNot for **α** decisions.\n"
+
+
+@pytest.fixture
+def untrained(untrained: Path, tmp_path: Path) -> Path:
+    """The untrained model, as if it were trained."""
+    model, path = load_model(untrained), tmp_path / "model.safetensors"
+    save_model(path, model.net, replace(model.card, training={"procedure": {"seed": 1}}))
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -98,11 +112,14 @@ def test_figures_of_other_weights_are_refused(untrained: Path, tmp_path: Path) -
         (tmp_path / "detector.onnx", "finder", "candidate",
          onnx_weights_sha256(tmp_path / "detector.onnx")),
     ):  # fmt: skip
-        embed(file, name, {role: {"weights_sha256": own}}, tmp_path)
+        embed(file, name, {role: {"weights_sha256": own}, **CUT_BY}, tmp_path)
         with pytest.raises(UsageError, match=f"of the weights f00, those of {file} are {own}"):
             embed(file, name, {role: {"weights_sha256": "f00"}}, tmp_path)
     with pytest.raises(UsageError, match="are of the weights None"):
         embed(path, "small", METRICS, tmp_path)
+    other = of(path) | {"detector": {"name": "yunet", "weights_sha256": "f00"}}
+    with pytest.raises(UsageError, match=r"of the weights f00, those of .*/vafer-faces\.onnx are"):
+        embed(path, "small", other, tmp_path)
     own = {"candidate": {"weights_sha256": onnx_weights_sha256(tmp_path / "detector.onnx")}}
     for odd in ({"one_look": True}, {"every": 5}):
         with pytest.raises(UsageError, match="of one look, or not of every frame"):
@@ -136,8 +153,29 @@ def test_what_is_damaged_or_of_another_kind_is_not_embedded(
 
 
 def test_what_has_no_card_or_is_of_another_kind_is_refused(untrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nameless\.md"):
+    with pytest.raises(UsageError, match=r"nameless\.md is missing: expected the card in words"):
         embed(untrained, "nameless", {}, tmp_path)
+    with pytest.raises(UsageError, match=r"\.\./small is a path: expected the name"):
+        embed(untrained, "../small", {}, tmp_path)
     assert not (tmp_path / "nameless.safetensors").exists()
     with pytest.raises(UsageError, match=r"expected a \.safetensors or an \.onnx file"):
         embed(tmp_path / "last.pt", "small", {}, tmp_path)
+
+
+def test_what_vafer_did_not_train_is_not_given_its_licence(untrained: Path, tmp_path: Path) -> None:
+    model = load_model(untrained)
+    converted = replace(model.card, training={"source": "not known"})
+    save_model(tmp_path / "converted.safetensors", model.net, converted)
+    with pytest.raises(UsageError, match="does not say how it was trained"):
+        embed(tmp_path / "converted.safetensors", "small", {}, tmp_path)
+
+
+def test_metrics_that_are_no_json_are_named(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "m.txt").write_text("no JSON")
+    command = ["embed", str(untrained), "vafer-alexnet112", "--metrics", str(tmp_path / "m.txt")]
+    monkeypatch.setattr("sys.argv", command)
+    assert main() == 2
+    assert "m.txt is no JSON (" in capsys.readouterr().err

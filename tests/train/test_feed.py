@@ -111,7 +111,7 @@ def test_a_damaged_part_and_a_bad_picture_are_named(
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"00000\.arrow cannot be read .*delete it"):
         crops_of(jpegs[:3], detector, tmp_path)
-    with pytest.raises(UsageError, match="picture 1 of bad cannot be decoded"):
+    with pytest.raises(UsageError, match="bad: picture 1 cannot be decoded"):
         crops_of([jpegs[0], b"no picture"], detector, tmp_path, name="bad")
 
 
@@ -218,7 +218,7 @@ def test_labels_that_are_not_finite_are_refused() -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path, yunet: Path) -> None:
-    with pytest.raises(UsageError, match=r"fer2013\.parquet is missing: data\.root"):
+    with pytest.raises(UsageError, match=r"fer2013\.parquet is missing: expected it in"):
         load_split(config(tmp_path, yunet, tmp_path))
     (tmp_path / "fer2013.parquet").write_bytes(b"junk")
     with pytest.raises(UsageError, match=r"fer2013\.parquet cannot be read as a Parquet table"):
@@ -230,6 +230,12 @@ def test_what_is_missing_is_named(tmp_path: Path, yunet: Path) -> None:
             r"has the expressions \['Sad'\]",
         ),
         ({"expression": ["contempt"], "jpeg": [b""], "split": ["test"]}, "has no face to use"),
+        ({"expression": ["sad"], "jpeg": ["a"], "split": ["test"]}, "the column jpeg of String"),
+        ({"expression": ["sad"], "jpeg": [b""], "split": [1]}, "the column split of Int64: exp"),
+        (
+            {"expression": ["sad", "sad"], "jpeg": [b"", None], "split": ["test", "test"]},
+            "lacks the picture in 1 rows",
+        ),
     ):
         pl.DataFrame(table).write_parquet(tmp_path / "fer2013.parquet")
         with pytest.raises(UsageError, match=message):
