@@ -72,10 +72,10 @@ def split_of(model: Path, faces: Path, detector: Path, cache: Path | None = None
 def calibrated(model: Model, split: Split, detector_sha256: str = "") -> Model:
     """The model with its last layer fitted to the faces that `split` trains on, all of them named.
 
-    Its card gets what was fitted to, and scores of the held-out faces in the place of its metrics
-    and of its words, which are of the model before.
-    detector_sha256: of the weights of the detector whose landmarks cut the crops. Raises UsageError
-    where the conditions cannot be met.
+    detector_sha256: of the weights of the detector whose landmarks cut the crops. The card gets
+    what was fitted to, and the scores of the held-out faces in the place of its metrics; its words,
+    which are of the model before, are left out. Raises UsageError where the conditions cannot be
+    met.
     """
     expressions = np.concatenate([faces.expressions for faces in split.train])
     if missing := [name for name in ANCHORS if name not in expressions]:

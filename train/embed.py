@@ -33,7 +33,7 @@ KINDS = (".safetensors", ".onnx")  # of models, of detectors
 def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = store.WEIGHTS) -> Path:
     """Write a .safetensors or .onnx file as the embedded one called `name`; returns its path.
 
-    folder: holds the card, `name`.md. Raises UsageError, ModelError; OSError for the card.
+    folder: holds the card, `name`.md. Raises UsageError, ModelError, OSError.
     """
     if Path(name).name != name:
         raise UsageError(f"{name} is a path: expected the name of what ships")
