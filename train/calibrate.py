@@ -45,9 +45,9 @@ def split_of(model: Path, faces: Path, detector: Path, cache: Path | None = None
     try:
         data = card.training["procedure"]["data"]
         found = f"the dataset {data['dataset']}"
-        fold, n_folds = data["fold"], data["n_folds"]
-        trained_on = {name: facts["faces"] for name, facts in card.training["sets"].items()}
-    except (KeyError, TypeError, AttributeError):
+        fold, n_folds = int(data["fold"]), int(data["n_folds"])
+        trained_on = {name: int(of["faces"]) for name, of in card.training["sets"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
         found = "what its card does not say"
     if found != "the dataset faces":
         raise UsageError(f"{model} was trained on {found}: expected the dataset faces")
@@ -60,11 +60,11 @@ def split_of(model: Path, faces: Path, detector: Path, cache: Path | None = None
         n_folds=n_folds,
         on_notice=_tell,
     )
-    for found_faces in split.train:
-        if (n := trained_on.get(found_faces.name, 0)) != len(found_faces):
+    for part in split.train:
+        if (n := trained_on.get(part.name, 0)) != len(part):
             raise UsageError(
-                f"{faces} holds {len(found_faces):,} faces of {found_faces.name}, {model} was "
-                f"trained on {n:,}: expected the tables that it was trained on"
+                f"{faces} holds {len(part):,} faces of {part.name}, {model} was trained on {n:,}: "
+                "expected the tables that it was trained on"
             )
     return split
 

@@ -62,8 +62,8 @@ def embed(path: Path, name: str, metrics: dict[str, Any], folder: Path = store.W
         if not all(weight.isfinite().all() for weight in stored.values()):
             raise UsageError(f"{path} holds weights that half precision cannot")
         _check_metrics(metrics, "model", weights_sha256(stored), path)
-        cuts = store.find_detector(None, on_notice=print)
-        _check_metrics(metrics, "detector", onnx_weights_sha256(cuts), cuts)
+        ours = store.find_detector(None, on_notice=print)  # whose landmarks cut the crops
+        _check_metrics(metrics, "detector", onnx_weights_sha256(ours), ours)
         metrics = {**model.card.metrics, **metrics}
         card = replace(model.card, name=name, licence=LICENCE, metrics=metrics, text=text)
         save_model(target, model.net, card, dtype=torch.float16)

@@ -169,6 +169,7 @@ def test_the_faces_are_those_that_the_model_was_trained_on(
     affectnet = {"data": {"dataset": "affectnet", "fold": 1, "n_folds": 4}}
     for changes, says in (
         ({"procedure": None}, "was trained on what its card does not say: expected the dataset"),
+        ({"procedure": {"data": {"dataset": "faces", "fold": "x", "n_folds": 4}}}, "does not say"),
         ({"procedure": affectnet}, "was trained on the dataset affectnet: expected the dataset"),
         ({"calibration": {}}, "is calibrated already: expected a model as it was trained"),
         (

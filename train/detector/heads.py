@@ -46,6 +46,7 @@ def seen_anew(
 def at_times_with_glasses(
     picture: np.ndarray, points: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
+    """As `with_glasses`, in a share of `GLASSES`; else the picture itself."""
     return with_glasses(picture, points, rng) if rng.random() < GLASSES else picture
 
 
@@ -181,6 +182,7 @@ def cover(picture: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> Non
 
 
 def shuffled(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A face's pieces in another order: a square of 3 × 3 or 4 × 4 of them, 24 pixels each."""
     n = int(rng.integers(3, 5))
     side = 24 * n
     square = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)

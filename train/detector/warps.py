@@ -19,6 +19,7 @@ def similarity(
 
 
 def determinant(matrix: np.ndarray) -> float:
+    """Of a map (2, 3): by how much it changes areas, negative where it mirrors."""
     (a, b, _), (c, d, _) = matrix.tolist()
     return float(a * d - b * c)
 
