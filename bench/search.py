@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.detector import ious, table
+from bench.boxes import ious
+from bench.tables import table
 from vafer.faces import Detector
 from vafer.inputs import find_sources
 from vafer.model import Model, load_model
