@@ -12,6 +12,7 @@ vafer/weights/vafer-alexnet112.md.
 
 import argparse
 import copy
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -163,10 +164,16 @@ def main() -> int:
             raise UsageError(f"{out} is there already: name another file, or remove it")
         if out.suffix != ".safetensors" or not out.parent.is_dir():
             raise UsageError(f"{out}: expected a name that ends in .safetensors, in a folder")
+        if not os.access(out.parent, os.W_OK):
+            raise UsageError(f"{out} cannot be written: expected a folder that may be written to")
         path = find_model(arguments.model, on_notice=_tell)
         model = load_model(path)
         detector = choose_detector(arguments.detector, on_notice=_tell).path
         split = split_of(path, arguments.faces, detector.absolute(), arguments.cache)
+        _tell(
+            f"fitting to {sum(map(len, split.train)):,} faces, then scoring "
+            f"{sum(map(len, split.held_out)):,} that were held out: minutes on a CPU"
+        )
         found = calibrated(model, split, onnx_weights_sha256(detector))
         save_model(out, found.net, replace(found.card, name=out.stem))
     except (VaferError, OSError) as error:

@@ -1,5 +1,7 @@
 """The last layer of a model, fitted to the expressions of the faces that it was trained on."""
 
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,9 +197,10 @@ def test_the_command_writes_another_file(
     monkeypatch.setattr(calibrate, "TOLERANCE", 1.0)  # the network never learnt to tell them
     assert main() == 0
     assert path.read_bytes() == before
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
     assert printed.startswith(f"{out}: fitted to 67 faces\n")
     assert "lfw_test valence PCC" in printed
+    assert re.search(r"^fitting to 67 faces, then scoring \d+ that were held out", told, re.M)
     card = load_model(out).card
     assert (card.name, card.text) == ("calibrated", "")
     facts = card.training["calibration"]
@@ -210,6 +213,11 @@ def test_the_command_writes_another_file(
         assert main() == 2
         assert "expected a name that ends in .safetensors, in a folder" in capsys.readouterr().err
     other = str(tmp_path / "other.safetensors")
+    monkeypatch.setattr("sys.argv", [*command[:4], other])
+    with monkeypatch.context() as context:
+        context.setattr("os.access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+        assert main() == 2
+    assert "other.safetensors cannot be written: expected a folder" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*command[:1], str(tmp_path / "gone"), *command[2:4], other])
     assert main() == 2
     assert "gone: no such file" in capsys.readouterr().err
