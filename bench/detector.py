@@ -22,10 +22,12 @@ speed: the detectors in turn, medians of rounds. Run it on an idle machine.
 """
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # vafer first: it tells ONNX Runtime to keep to itself, which is read when that is imported.
 import vafer  # noqa: F401
 

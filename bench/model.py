@@ -407,7 +407,9 @@ def main() -> None:
     parser.add_argument("faces", type=Path)
     parser.add_argument("detector", type=Path)
     parser.add_argument("--model", help="instead of the embedded one")
-    parser.add_argument("--cache", type=Path, help="where crops are kept, instead of data/crops")
+    parser.add_argument(
+        "--cache", type=Path, help="where crops are kept, instead of $VAFER_DATA/crops"
+    )
     parser.add_argument("--json", type=Path, help="where the figures are written, too")
     parser.add_argument("--videos", type=Path)
     parser.add_argument("--other", type=Path, help="second detector, for --videos")

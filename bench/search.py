@@ -8,6 +8,7 @@ from 0.6 on. The time is that of finding faces alone, cuts not included.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.boxes import ious
 from bench.tables import table
 from vafer.faces import Detector

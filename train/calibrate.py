@@ -156,7 +156,9 @@ def main() -> int:
     parser.add_argument("faces", type=Path, help="folder of FER2013 and LFW with expressions")
     parser.add_argument("detector", help="whose landmarks cut the crops: a name, or an ONNX file")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--cache", type=Path, help="where crops are kept, instead of data/crops")
+    parser.add_argument(
+        "--cache", type=Path, help="where crops are kept, instead of $VAFER_DATA/crops"
+    )
     arguments = parser.parse_args()
     try:
         out = arguments.out

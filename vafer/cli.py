@@ -199,7 +199,7 @@ def annotate(
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start anew where there are results already.")
+        bool, typer.Option("--overwrite", help="Delete the results that are there, and start anew.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show errors only.")] = False,
 ) -> None:

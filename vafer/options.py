@@ -139,7 +139,7 @@ class SplitOptions:
 
     split: `train`, `validation` or `all`; None is `validation`, or all of what has folds. fold: of
     `n_folds`, from 0. seed, fraction: of Aff-Wild's validation videos. assignment: file that says
-    where each person or video belongs, instead of all these.
+    where each person or video belongs, instead of n_folds, seed and fraction.
     """
 
     split: str | None = None
