@@ -438,6 +438,43 @@ def test_a_recording_that_vanishes_on_the_way_costs_only_itself(
     assert "a.mp4" in results.videos["error"][0]
 
 
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [("detect", "does not fit into the memory of the GPU"), ("__iter__", "a.mp4: ZeroDivision")],
+)
+def test_what_goes_wrong_with_one_costs_only_itself_with_one_worker_too(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    what: str, says: str,
+) -> None:  # fmt: skip
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).symlink_to(sample)
+    owner: type = annotation.Detector if what == "detect" else annotation.VideoReader
+    real, calls = getattr(owner, what), list[int]()
+
+    def once(self: object, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError if what == "detect" else ZeroDivisionError
+        return real(self, *arguments)
+
+    monkeypatch.setattr(owner, what, once)
+    results = vafer.annotate(
+        tmp_path, model=untrained, detector=yunet, sampling=Sampling(every=9), workers=1,
+        detect="full",
+    )  # fmt: skip
+    assert results.videos["status"].to_list() == ["failed", "done"]
+    assert says in results.videos["error"][0]
+
+
+def test_names_that_are_too_long_are_refused(
+    sample: Path, untrained: Path, yunet: Path, tmp_path: Path
+) -> None:
+    for name in (f"{'x' * 246}.parquet", f"{'x' * 300}.parquet"):
+        with pytest.raises(UsageError, match="cannot be"):
+            vafer.annotate(sample, tmp_path / name, model=untrained, detector=yunet)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_start_beyond_the_end_gives_no_rows_and_no_error(
     sample: Path, untrained: Path, yunet: Path, tmp_path: Path
 ) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tests import trees
 from vafer import evaluation as module
 from vafer.cli import app
+from vafer.errors import ModelError
 from vafer.evaluation import evaluate
 from vafer.labelled import FaceFinder
 from vafer.lock import own_folder
-from vafer.model import load_model
+from vafer.model import Model, load_model
 from vafer.options import SplitOptions
 from vafer.predicting import EvaluationProgress, Predictor
 from vafer.store import DEFAULT_MODEL
@@ -408,6 +410,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_scored(
     _, told = run(*common, "--crops", "detector", "--detector", yunet, "--out", tmp_path / "b",
                   code=1)  # fmt: skip
     assert "partial: " in told
+    picture.unlink()
+    picture.symlink_to("nowhere.png")  # as git-annex leaves what it has not fetched
+    _, told = run(*common, "--out", tmp_path / "link", code=1)
+    assert "01/002: 1 labelled frame cannot be read" in told
     trees.affectnet_csv(tmp_path / "net")
     (tmp_path / "net" / "Manually_Annotated_Images" / "1" / "validation3.jpg").write_bytes(b"no")
     _, told = run("evaluate", "--dataset", "affectnet", "--root", tmp_path / "net", "--model",
@@ -545,3 +551,53 @@ def test_an_error_in_a_list_ends_the_program_in_order(tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert "expected valence too" in done.stderr
         assert "terminate" not in done.stderr
+
+
+def test_faces_that_do_not_fit_into_a_gpu_are_predicted_in_halves(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees.afew_va(tmp_path / "data", n_actors=5, n_frames=9)
+    common: dict = {"root": tmp_path / "data", "model": untrained}
+    expected = evaluate("afew-va", **common, out=tmp_path / "a")
+    whole, most = Model.predict_with_features, 2
+
+    def small(self: Model, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(crops) > most and crops.std() > 0:  # not the grey one that a model is tried on
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, crops)
+
+    monkeypatch.setattr(Model, "predict_with_features", small)
+    found = evaluate("afew-va", **common, out=tmp_path / "b")
+    for name in ("valence", "arousal"):
+        np.testing.assert_allclose(found.frames[name], expected.frames[name], atol=1e-5)
+    most = 0
+    with pytest.raises(ModelError, match="one face does not fit"):
+        evaluate("afew-va", **common, out=tmp_path / "c")
+
+
+# Sends itself what Ctrl-C sends, when the scores of before are gone.
+INTERRUPTED = """
+import os, signal
+from vafer import cli, evaluation
+def clear(folder):
+    (folder / evaluation.SCORES).unlink()
+    os.kill(os.getpid(), signal.SIGINT)
+evaluation._clear = clear
+cli.main()
+"""
+
+
+def test_an_interrupt_before_the_scores_are_written_is_told_as_such(
+    predicted: tuple[Path, trees.Labels, dict],
+) -> None:
+    folder, *_ = predicted
+    command = ["evaluate", "--dataset", "afew-va", "--root", folder / "data", "--predictions",
+               folder / "results.parquet", "--out", folder / "out"]  # fmt: skip
+    run(*command)
+    python = [sys.executable, "-c", INTERRUPTED, *map(str, command)]
+    stopped = subprocess.run(python, capture_output=True, text=True)
+    assert stopped.returncode == 130
+    assert "the same command goes on" in stopped.stderr
+    assert not list(folder.rglob("*.tmp"))
+    run(*command)
+    assert (folder / "out" / "scores.json").is_file()

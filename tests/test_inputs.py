@@ -7,7 +7,7 @@ import pytest
 
 import vafer
 from vafer.errors import UsageError
-from vafer.inputs import find_sources, size_bytes
+from vafer.inputs import Source, find_sources, modified_s, size_bytes
 from vafer.options import Sampling
 
 
@@ -104,6 +104,28 @@ def test_pictures_that_are_no_series_are_told_of(tmp_path: Path) -> None:
     find_sources([tmp_path, tmp_path / "photos"], on_notice=told.append)
     assert len(told) == 2
     assert told[0].startswith(f"2 pictures in {tmp_path}/photos")
+
+
+def test_pictures_beside_a_series_are_told_of(tmp_path: Path) -> None:
+    make(tmp_path, "1.jpg", "2.jpg", "alice.jpg", "frame_1.jpg", ".hidden.jpg", "notes.txt")
+    told: list[str] = []
+    found = find_sources([tmp_path], on_notice=told.append)
+    assert [source.path for source in found] == [tmp_path]
+    assert [notice.split(", ")[0] for notice in told] == [f"2 pictures in {tmp_path} passed over"]
+
+
+def test_a_folder_is_modified_where_its_pictures_are_renamed(tmp_path: Path) -> None:
+    make(tmp_path, "1.jpg", "2.jpg")
+    source = Source(tmp_path, "v")
+    for path in (tmp_path / "1.jpg", tmp_path / "2.jpg", tmp_path):
+        os.utime(path, (1_000, 1_000))
+    assert modified_s(source) == 1_000
+    (tmp_path / "1.jpg").rename(tmp_path / "3.jpg")
+    assert modified_s(source) > 1_000
+    os.utime(tmp_path, (1_000, 1_000))
+    os.utime(tmp_path / "2.jpg", (2_000, 2_000))
+    assert modified_s(source) == 2_000
+    assert modified_s(Source(tmp_path / "2.jpg", "p")) == 2_000
 
 
 def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:

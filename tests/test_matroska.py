@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import clips
+from vafer import container
 from vafer.errors import VideoError
 from vafer.matroska import fault_of_matroska
 from vafer.probe import probe
@@ -40,6 +41,19 @@ def test_a_live_recording_is_whole(live: bytes, tmp_path: Path) -> None:
     assert info.damage is None
     assert info.pts is not None
     assert len(info.pts) == 48
+
+
+def test_whoever_waits_is_shown_that_elements_are_looked_at(
+    live: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a day's recording there are millions, after its packets."""
+    path = tmp_path / "a.mkv"
+    path.write_bytes(live)
+    shown: list[int] = []
+    monkeypatch.setattr(container, "on_packet", lambda: shown.append(1))
+    probe(path)
+    n_packets = 48 + 4  # all, and those up to the first frame
+    assert len(shown) > n_packets + 48
 
 
 @pytest.mark.parametrize("share", [0.3, 0.62, 0.97])

@@ -162,6 +162,17 @@ def test_a_network_that_gives_no_numbers_is_refused(
         load_model(path)
 
 
+def test_a_device_that_does_not_take_it_is_named(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AVNet, "to", full)
+    with pytest.raises(ModelError, match=r"on cuda:1: CUDA out of memory\. Try --device cpu"):
+        load_model(saved, device="cuda:1")
+
+
 def test_an_unknown_backbone_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_model(path, AVNet("alexnet", 1), replace(CARD, backbone="vgg"))

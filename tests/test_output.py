@@ -179,6 +179,28 @@ def test_a_run_that_dies_before_its_parts_are_gone_leaves_only_that_to_the_next(
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.parquet")} == before
 
 
+def test_parts_go_when_what_was_made_of_them_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "r.parquet"
+    output = Output(place, run("1"))
+    add(output, "a.mp4", 1)
+    synced: list[tuple[str, bool]] = []  # what, and whether the part is still there
+
+    def fsync(descriptor: int) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        synced.append((name, output.part("a.mp4").is_file()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    output.finish()
+    assert not output.parts_folder.exists()
+    names = [Path(name) for name, _ in synced]
+    assert [name.suffix for name in names] == [".tmp", ".tmp", ""]  # before each is renamed
+    assert {name.parent for name in names[:2]} == {tmp_path}
+    assert names[2] == tmp_path
+    assert all(is_there for _, is_there in synced)
+
+
 def test_a_run_that_dies_before_the_table_of_videos_is_finished_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

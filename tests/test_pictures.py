@@ -91,6 +91,32 @@ def test_a_grey_picture_has_three_channels(tmp_path: Path) -> None:
     assert image.shape == (4, 6, 3)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_what_follows_a_whole_picture_does_not_matter(suffix: str, tmp_path: Path) -> None:
+    """Such as the video of a motion photo, in which any bytes occur."""
+    path = save(tmp_path / f"1.{suffix}", 77)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\xff\xd9\xff\xda" + bytes(200))
+    image = read_picture(path)
+    assert image is not None
+    assert clips.read(image) == 77
+    path.write_bytes(whole[:-30])
+    assert read_picture(path) is None
+
+
+def test_the_thumbnail_of_a_picture_is_not_its_end(tmp_path: Path) -> None:
+    path = save(tmp_path / "1.jpg", 77)
+    whole = path.read_bytes()
+    exif = b"Exif\0\0" + save(tmp_path / "small.jpg", 5, width=16, height=16).read_bytes()
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    path.write_bytes(whole[:2] + segment + b"\xff" + whole[2:])  # and a byte that fills
+    image = read_picture(path)
+    assert image is not None
+    assert clips.read(image) == 77
+    path.write_bytes(whole[:2] + segment + whole[2 : len(whole) // 2])
+    assert read_picture(path) is None
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
 @pytest.mark.parametrize("rest", [0.0, 0.6])
 def test_a_picture_that_breaks_off_leaves_a_gap(suffix: str, rest: float, tmp_path: Path) -> None:

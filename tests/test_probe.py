@@ -5,6 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -70,6 +71,41 @@ def test_width_and_height_are_those_displayed(name: str, turned: bool) -> None:
     info = probe(clips.clip(f"rotate{name}.mp4"))
     assert (info.width, info.height) == ((120, 160) if turned else (160, 120))
     assert info.rotation % 180 == (90 if turned else 0)
+
+
+def numbers_turned_back(info: VideoInfo) -> list[int]:
+    times = info.rotation // 90
+    return [clips.read(np.rot90(frame.image, times)) for frame in VideoReader(info)]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_recording_shorter_than_what_a_decoder_holds_back_is_turned(
+    n: int, tmp_path: Path
+) -> None:
+    clips.make(tmp_path / "whole.mp4", *clips.X264_B, n=n)
+    path = tmp_path / "turned.mp4"
+    turn = ("-metadata:s:v:0", "rotate=90")
+    clips.run("-i", tmp_path / "whole.mp4", "-c", "copy", *turn, path)
+    info = probe(path)
+    assert (info.width, info.height) == (120, 160)
+    assert numbers_turned_back(info) == [*range(n)]
+
+
+def test_a_recording_whose_beginning_is_damaged_is_turned(tmp_path: Path) -> None:
+    clips.make(tmp_path / "whole.mp4", *clips.X264_B, n=360)
+    path = tmp_path / "turned.mp4"
+    turn = ("-metadata:s:v:0", "rotate=90")
+    clips.run("-i", tmp_path / "whole.mp4", "-c", "copy", *turn, path)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        places = [(packet.pos, packet.size) for packet in packets[:320]]
+    data = bytearray(path.read_bytes())
+    for start, size in places:
+        data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+    info = probe(path)
+    assert (info.width, info.height) == (120, 160)
+    assert numbers_turned_back(info)[-24:] == [*range(336, 360)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Many recordings at once give what one after the other gives; what dies costs only itself."""
 
+import errno
 import os
 import random
 import signal
@@ -12,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import polars as pl
 import pytest
 
@@ -504,6 +507,30 @@ class TestDecoderProcess:
                 workers._ended({**end, **odd})
         told = workers._ended({**end, "damage": "\x1b[31mred\nline\ud800"}).damage
         assert told == "\x1b[31mred\nline?"
+
+    def test_memory_that_is_not_to_be_had_costs_the_process(
+        self, sample: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It waits for it, and would take the next recording's path for its own business."""
+
+        def none(*_: object) -> int:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        monkeypatch.setattr(os, "memfd_create", none)
+        process = DecoderProcess()
+        with pytest.raises(DecoderLostError, match=r"given memory .* Cannot allocate memory"):
+            list(process.decode(sample, Sampling(), is_retry=False))
+        assert all_gone([process.pid])
+
+    def test_pictures_that_are_too_large_are_refused_with_their_size(self, tmp_path: Path) -> None:
+        path = tmp_path / "wide.png"
+        cv2.imwrite(str(path), np.zeros((2, 70_000, 3), np.uint8))
+        process = DecoderProcess()
+        try:
+            with pytest.raises(VideoError, match=r"wide\.png: pictures of 70,000 × 2 pixels; exp"):
+                list(process.decode(path, Sampling(), is_retry=False))
+        finally:
+            process.close()
 
     def test_what_it_printed_last_is_told(
         self, sample: Path, monkeypatch: pytest.MonkeyPatch

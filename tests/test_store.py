@@ -124,6 +124,7 @@ def test_an_embedded_name_wins_over_a_file_of_that_name(weights: Path, tmp_path:
     file = put(tmp_path / "small")
     assert store.find_model("small") == weights / "small.safetensors"
     assert store.find_model("./small").samefile(file)
+    assert store.find_model(Path("small")).samefile(file)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +281,7 @@ def test_a_pack_name_wins_over_a_file_of_that_name(find: Find, home: Path, tmp_p
     cached = put(home / ".insightface" / "models" / "tiny" / "det.onnx")
     assert find("tiny") == cached
     assert find("./tiny").samefile(file)
+    assert find(Path("tiny")).samefile(file)
 
 
 def test_a_damaged_cached_file_is_refused_and_not_replaced(

@@ -1,5 +1,6 @@
 """The tables on disk: columns, nulls, encoding, provenance; and that they appear whole or not."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -174,6 +175,21 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(OutputError, match="cannot be written"):
         table.write_videos(tmp_path / "file" / "v.parquet", [])
+
+
+def test_a_folder_that_may_not_be_written_to_any_more_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    writer = TableWriter(tmp_path / "t.parquet", dict(RUN)).open()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", read_only)
+        patch.setattr(Path, "unlink", read_only)
+        with pytest.raises(OutputError, match=r"t\.parquet cannot be written: Read-only"):
+            writer.finish()
+        writer.abandon()
 
 
 def test_a_writer_leaves_nothing_behind_whenever_it_is_stopped(

@@ -192,8 +192,8 @@ def _crops(
 
 def _detector(named: Path | None, on_notice: Callable[[str], None]) -> Detector:
     """By a name that vafer knows, too. Raises ModelError."""
-    is_file = named is not None and named.is_file()
-    choice = choose_detector(named.absolute() if is_file and named else named, on_notice=on_notice)
+    is_name = named is not None and not named.is_file()
+    choice = choose_detector(str(named) if is_name else named, on_notice=on_notice)
     on_notice(f"faces that have no landmarks are found by {choice}")
     return Detector(choice.path)
 

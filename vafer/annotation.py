@@ -5,8 +5,8 @@ import platform
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib import import_module
@@ -18,7 +18,7 @@ import torch
 
 from vafer import __version__
 from vafer.decoding import facts_of
-from vafer.errors import UsageError, VideoError
+from vafer.errors import UsageError, VideoError, display_path
 from vafer.faces import Detector
 from vafer.inputs import Source, find_sources, size_bytes, source_sha256
 from vafer.lock import own_folder
@@ -46,7 +46,7 @@ from vafer.staged import (
 )
 from vafer.store import choose_detector, choose_model, describe_choice, sha256
 from vafer.table import VIDEOS_SCHEMA, FrameResult, TableWriter, to_batch, videos_table
-from vafer.video import VideoReader
+from vafer.video import Frame, VideoReader
 from vafer.workers import DecoderProcess, Ended, Opened
 
 _COUNTED = ("n_frames_analysed", "n_frames_with_face", "n_faces")
@@ -417,18 +417,35 @@ def _one_by_one(pipeline: Pipeline, sampling: Sampling, sources: list[Source]) -
         yield source, Begun(time.perf_counter())
         try:
             yield source, Hashed(source_sha256(source))
-            info = probe(source.path)
+            with _decoding(source.path):
+                info = probe(source.path)
             reader = VideoReader(info, sampling=sampling)
             yield source, Opened(facts_of(info), None if info.pts is None else len(info.pts))
-            for results in pipeline.results(reader):
+            for results in pipeline.results(_frames(reader)):
                 for result in results:
                     yield source, result
             yield (
                 source,
                 Ended(reader.n_frames, reader.n_bad_packets, reader.damage, reader.decoder),
             )
-        except (VideoError, OSError) as error:
+        except (VideoError, OSError, torch.OutOfMemoryError) as error:
             yield source, Failed(what_failed(source, error))
+
+
+def _frames(reader: VideoReader) -> Iterator[Frame]:
+    with _decoding(reader.info.path):
+        yield from reader
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into VideoError: it costs this recording alone."""
+    try:
+        yield
+    except (VideoError, OSError):
+        raise
+    except Exception as error:
+        raise VideoError(f"{display_path(path)}: {error!r}") from error
 
 
 def _size(source: Source) -> int | None:

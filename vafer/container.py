@@ -14,10 +14,19 @@ from vafer.mp4 import fault_of_mp4
 _MAX_DEMUX_ERRORS = 16
 _UNREADABLE = (av.FFmpegError, OSError, ValueError)
 
+DRAIN = av.Packet()  # the end of a stream, where a decoder hands out what it still holds
+
 on_packet: Callable[[], None] | None = None
-"""Called for each packet read in this process; one that reads for another shows that it lives."""
+"""Called for each packet, or element, read in this process; one that reads for another shows so
+that it lives."""
 
 av.logging.set_level(None)  # libav's complaints become counts and `damage`, not lines on stderr
+
+
+def show_life() -> None:
+    """Call `on_packet`, where it is set."""
+    if on_packet is not None:
+        on_packet()
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -80,8 +89,7 @@ def packets(
     while n_errors < _MAX_DEMUX_ERRORS:
         try:
             for packet in container.demux(stream):
-                if on_packet is not None:
-                    on_packet()
+                show_life()
                 if packet.size:
                     n_errors = 0
                     yield packet

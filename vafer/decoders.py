@@ -8,11 +8,10 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from vafer.container import open_container, packets, video_stream
+from vafer.container import DRAIN, open_container, packets, video_stream
 from vafer.probe import VideoInfo
 
 _REORDER_FRAMES = 16  # the most pictures that an H.264 or HEVC decoder may hold back (A.3.1, A.4.2)
-_DRAIN = av.Packet()  # the end of the stream, where a decoder hands out what it still holds
 
 
 def decode(
@@ -67,13 +66,13 @@ def _decode_packets(
         stream.codec_context.thread_count = n_threads
         if info.pts is not None and seek_to:
             container.seek(int(info.pts[seek_to]), stream=stream)
-        for packet in chain(packets(container, stream), (_DRAIN,)):
+        for packet in chain(packets(container, stream), (DRAIN,)):
             if packet is None:
                 continue
             if packet.is_corrupt:
                 flagged.add(packet.pts)
             try:
-                frames = stream.decode(None if packet is _DRAIN else packet)
+                frames = stream.decode(None if packet is DRAIN else packet)
             except MemoryError:  # which PyAV's own is, and an FFmpegError too
                 raise
             except av.FFmpegError:

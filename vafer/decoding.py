@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST_MESSAGE = 1 << 16  # bytes
 LONGEST_TEXT = 4000  # characters of an error
+LARGEST_FRAME_BYTES, LONGEST_SIDE = 1 << 30, 1 << 16  # of a picture that is handed over
 N_SLOTS, SLOT_BYTES, MOST_FRAMES = 4, 16 << 20, 8  # slots are larger where one frame is
 ALIVE_EVERY_S = 1.0
 OUT_OF_MEMORY = 77  # exit status
@@ -162,6 +163,13 @@ def decode(link: Link, job: dict[str, Any]) -> None:
         n_threads = 1 if job["is_retry"] else job["n_threads"]
         reader = VideoReader(info, sampling=Sampling(**job["sampling"]), n_threads=n_threads)
         for frame in with_cuts(reader):
+            height, width = frame.image.shape[:2]
+            if frame.image.nbytes > LARGEST_FRAME_BYTES or max(height, width) > LONGEST_SIDE:
+                raise VideoError(
+                    f"{display_path(path)}: pictures of {width:,} × {height:,} pixels; expected at "
+                    f"most {LARGEST_FRAME_BYTES // 3:,} pixels and {LONGEST_SIDE:,} on a side; "
+                    "shrink them, or try --workers 1"
+                )
             link.show(frame)
         link.tell(
             "ended", n_frames=reader.n_frames, damage=reader.damage,

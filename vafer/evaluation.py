@@ -131,6 +131,9 @@ def evaluate(
                 "--overwrite"
             )
         if given is not None:
+            on_progress(
+                EvaluationProgress(0, len(rows))
+            )  # an interrupt has scores to lose from here
             table = predictions_for(opened, rows, read_predictions(given), on_notice)
             predicted = Predicted(table, [])
         else:

@@ -1,9 +1,16 @@
 """Files that appear whole, or not at all."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+
+def on_disk(file: IO[bytes]) -> None:
+    """Wait until what was written to a file is on the disk, before it takes another's place."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -11,6 +18,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            on_disk(file)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

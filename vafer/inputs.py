@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vafer.errors import UsageError, VideoError, counted, display_path, why_unreadable
-from vafer.pictures import is_picture, is_picture_folder
+from vafer.pictures import is_picture, is_picture_folder, numbered_pictures
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
 
@@ -62,7 +62,7 @@ def find_sources(
         if n := sum(os.path.realpath(picture) not in taken for picture in pictures):
             on_notice(
                 f"{counted(n, 'picture')} in {display_path(pictures[0].parent)} passed over, "
-                "beside videos or no numbered series: name the files themselves to annotate each"
+                "beside videos or of no numbered series: name the files themselves to annotate each"
             )
     return [found[video] for video in sorted(found)]
 
@@ -73,8 +73,11 @@ def size_bytes(source: Source) -> int:
 
 
 def modified_s(source: Source) -> float:
-    """When the file, or the last of a folder's, was modified, as POSIX time. Raises OSError."""
-    return max((path.stat().st_mtime for path in _files(source)), default=0.0)
+    """When the file, or a folder or the last of its files, was modified, as POSIX time.
+
+    A folder is modified where files are renamed. Raises OSError.
+    """
+    return max(path.stat().st_mtime for path in (source.path, *_files(source)))
 
 
 def source_sha256(source: Source) -> str:
@@ -129,10 +132,12 @@ def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Sourc
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
             yield Source(folder, display_path(name))
+            of_series = set(numbered_pictures(folder))
         else:
-            paths = [folder / name for name in sorted(files) if not name.startswith(".")]
-            if pictures := [path for path in paths if is_picture(path)]:
-                no_series[real] = pictures
+            of_series = set()
+        paths = [folder / name for name in sorted(files) if not name.startswith(".")]
+        if pictures := [path for path in paths if is_picture(path) and path not in of_series]:
+            no_series[real] = pictures
 
 
 def _refuse(error: OSError) -> None:

@@ -225,7 +225,7 @@ def _frames(path: Path, indices: Sequence[int]) -> Iterator[tuple[np.ndarray | N
 
 def digest_of(dataset: Dataset, rows: pl.DataFrame) -> str:
     """A hash of located rows: their frames, files by name and size, and what is given of faces."""
-    sizes = {p: (dataset.root / p).stat().st_size for p in rows["path"].unique().drop_nulls()}
+    sizes = {p: _size(dataset.root / p) for p in rows["path"].unique().drop_nulls()}
     digest = hashlib.sha256()
     for video, path in rows.select("video", "path").iter_rows():
         digest.update(f"{video}:{path}:{sizes.get(path)}\n".encode())
@@ -235,3 +235,10 @@ def digest_of(dataset: Dataset, rows: pl.DataFrame) -> str:
     digest.update(rows["landmarks"].is_null().to_numpy().tobytes())
     digest.update(points.to_numpy().astype(np.float32).tobytes())
     return digest.hexdigest()
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None  # such as of a link to nothing; reading it will say so

@@ -17,8 +17,8 @@ def own_folder(folder: Path, *, name: Path | None = None) -> Iterator[None]:
     it cannot be made, or another run has it.
     """
     shown = display_path(name or folder)
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,27 +25,28 @@ _LONGEST_TRAILER = 1024  # bytes after a live recording that are no damage
 _MAX_ELEMENTS = 10_000_000  # that are looked at: a day of a live recording
 
 
-def fault_of_matroska(path: Path) -> str | None:
+def fault_of_matroska(path: Path, on_element: Callable[[], None] = lambda: None) -> str | None:
     """Where a Matroska file breaks off, is damaged or goes on as another file; None where its
     elements do not tell, or it is none.
 
     A live recording's Segment has no size, at times its Clusters have none: then what they hold
-    tells.
+    tells. on_element: called for each, which may be millions.
     """
     try:
         with path.open("rb", buffering=0) as file:  # but for the heads of elements nothing is read
             if file.read(4) != _EBML:
                 return None
-            return _fault(file.fileno(), os.fstat(file.fileno()).st_size)
+            return _fault(file.fileno(), os.fstat(file.fileno()).st_size, on_element)
     except OSError:
         return None
 
 
-def _fault(file_no: int, size: int) -> str | None:
+def _fault(file_no: int, size: int, on_element: Callable[[], None]) -> str | None:
     at = 0
     in_cluster = False
     segment_end = cluster_end = math.inf  # as long as they are not known
     for _ in range(_MAX_ELEMENTS):
+        on_element()
         head = os.pread(file_no, _LONGEST_HEAD, at)
         if at and head.startswith(_EBML):
             return (

@@ -166,11 +166,16 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> Model:
             f"{path} does not hold the weights that its card promises "
             f"({card.backbone}, pool {card.pool}): {error}"
         ) from error
-    model, side = Model(net, card, device), card.crop.size
+    side = card.crop.size
     try:
+        model = Model(net, card, device)
         tried = model.predict(torch.full((1, 3, side, side), 127.5))
-    except RuntimeError as error:
-        raise ModelError(f"{path} cannot be run on crops of {side} pixels: {error}") from error
+    except RuntimeError as error:  # a GPU that is full or busy raises it too
+        on_cpu = str(device) == "cpu"
+        raise ModelError(
+            f"{path} cannot be run on crops of {side} pixels{'' if on_cpu else f' on {device}'}: "
+            f"{error}{'' if on_cpu else '. Try --device cpu'}"
+        ) from error
     if not tried.isfinite().all():
         raise ModelError(
             f"{path} gives NaN for a grey crop: its weights, or its card's mean and std, are of no "

@@ -6,6 +6,7 @@ and whether it still fits. With `--out results/` the parts are the output. With 
 output they wait in `results.parquet.parts/` until all are there, and are then joined in order.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -136,6 +137,7 @@ class Output:
                     self._join(sorted(v for v, r in self.rows.items() if r["status"] != "failed"))
                 write_videos(self.videos_path, list(self.rows.values()))
             if not self.is_folder:
+                _names_on_disk(self.path.parent)
                 remove_parts(self.parts_folder)
 
     def _read_what_is_there(self) -> None:
@@ -189,6 +191,15 @@ class Output:
                     raise OutputError(f"the rows of {video} have vanished: run the command again")
                 for batch in batches:
                     writer.write(batch)
+
+
+def _names_on_disk(folder: Path) -> None:
+    """Wait until the names in a folder, as those of files that were renamed, are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def by_video(path: Path) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:

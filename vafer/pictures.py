@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
+_WITHOUT_LENGTH = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD9)})  # what may follow 0xff in vain
 
 
 def numbered_pictures(folder: Path) -> list[Path]:
@@ -56,12 +59,34 @@ def read_picture(path: Path) -> np.ndarray | None:
         data = path.read_bytes()
     except OSError:
         return None
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        return None  # JPEG: no end of image after the last start of scan
-    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+    if data.startswith(_JPEG) and not _is_whole_jpeg(data):
+        return None
+    if data.startswith(_PNG) and not _is_whole_png(data):
         return None
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error:
         return None
     return None if bgr is None else cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    """Whether the first scan comes to an end; thumbnails lie in segments before it, the video of a
+    motion photo behind (ITU-T T.81, annex B)."""
+    at = len(_JPEG)
+    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker == _START_OF_SCAN:
+            return data.find(_END_OF_IMAGE, at) >= 0  # in a scan 0xff is followed by 0
+        at += 1 if marker in _WITHOUT_LENGTH else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Whether the last chunk is there, whatever follows it."""
+    at = len(_PNG)
+    while at + 12 <= len(data):  # length, type, checksum
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return False

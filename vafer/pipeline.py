@@ -21,6 +21,7 @@ from vafer.video import Chunk, Frame
 
 FRAMES_AT_ONCE = 1024  # most frames whose rows wait for a batch of faces to fill up
 PICTURES_PER_SECOND = 25.0  # what the tracker takes for the rate of recordings without timestamps
+NO_ROOM_FOR_ONE = "one face does not fit into the memory of the GPU: give it more, or use the CPU"
 NO_VALUES = np.empty((0, 2), np.float32)
 
 Owner = TypeVar("Owner")
@@ -120,9 +121,7 @@ class Batches(Generic[Owner, Item]):
             values = self._model.predict(crops)[:n].numpy()
         except torch.OutOfMemoryError:
             if self._size == 1:
-                raise ModelError(
-                    "one face does not fit into the memory of the GPU: give it more, or use the CPU"
-                ) from None
+                raise ModelError(NO_ROOM_FOR_ONE) from None
             self._size //= 2
             return  # and what was tried is let go of
         for _ in range(n):

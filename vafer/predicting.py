@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import torch
 
 from vafer.annotation import Progress, annotate
 from vafer.crops import Patch, cut, warp
 from vafer.datasets.labels import Dataset, some
-from vafer.errors import UsageError, counted, display_path
+from vafer.errors import ModelError, UsageError, counted, display_path
 from vafer.faces import Detector
 from vafer.files import write_whole
 from vafer.labelled import FaceFinder, digest_of, hints, pictures
 from vafer.matching import KEY, predictions_for
 from vafer.model import Model, load_model, read_card
+from vafer.pipeline import NO_ROOM_FOR_ONE
 from vafer.predictions import read_predictions
 from vafer.store import Choice, choose_detector, sha256
 from vafer.table import output_errors
@@ -230,8 +232,7 @@ class Predictor:
         waiting: list[tuple[int, Patch]] = []
 
         def finish() -> None:
-            crops = warp([patch for _, patch in waiting], size, self.model.device)
-            predicted, read_from = self.model.predict_with_features(crops)
+            predicted, read_from = self._values([patch for _, patch in waiting])
             for (row, _), value, feature in zip(waiting, predicted, read_from, strict=True):
                 values[row] = value.numpy()
                 features[row] = feature.float().cpu().numpy() if is_sampled[row] else None
@@ -262,6 +263,18 @@ class Predictor:
         )
         kept = pa.array(features, pa.list_(pa.float32()))  # polars takes no arrays beside nulls
         return table.with_columns(pl.Series("features", kept)).select(*_PREDICTED)
+
+    def _values(self, patches: list[Patch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (N, 2) and features of faces; half by half where they do not fit into a GPU."""
+        model = self.model
+        try:
+            return model.predict_with_features(warp(patches, model.card.crop.size, model.device))
+        except torch.OutOfMemoryError:
+            if len(patches) == 1:
+                raise ModelError(NO_ROOM_FOR_ONE) from None
+        half = len(patches) // 2  # once the error is gone, and what it held
+        (first, first_read), (rest, rest_read) = map(self._values, (patches[:half], patches[half:]))
+        return torch.cat([first, rest]), torch.cat([first_read, rest_read])
 
 
 def _parts(dataset: Dataset, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -3,12 +3,21 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 
-from vafer.container import open_container, packets, refusal, unusable, video_stream
+from vafer.container import (
+    DRAIN,
+    open_container,
+    packets,
+    refusal,
+    show_life,
+    unusable,
+    video_stream,
+)
 from vafer.errors import counted, display_path, why_unreadable
 from vafer.matroska import fault_of_matroska
 from vafer.mp4 import fault_of_mp4
@@ -33,7 +42,6 @@ recording's length bounds it, so the whole of it must be small enough to be held
 _DECORD_CODECS = frozenset({"h264", "hevc", "mjpeg", "mpeg4", "vp8", "vp9"})
 _DECORD_CONTAINERS = ("mp4", "matroska")
 _DECORD_PIXELS = frozenset({"yuv420p", "yuvj420p"})  # and even sizes: else its colours are off
-_FIRST_FRAME_PACKETS = 300
 MOST_PIXEL_ASPECT = 4.0  # and 1 over it is the least: what lies beyond is taken for a mistake
 
 
@@ -219,11 +227,14 @@ def _first_frame(path: Path) -> tuple[int, int | None]:
     with open_container(path) as container:
         stream = video_stream(path, container)
         n_failed = 0
-        for n_packets, packet in enumerate(packets(container, stream)):
-            if packet is None or n_packets > _FIRST_FRAME_PACKETS:
-                break
+        for packet in chain(packets(container, stream), (DRAIN,)):
+            if packet is None:
+                n_failed += 1
+                continue
             try:
-                frames = packet.decode()
+                frames = stream.decode(None if packet is DRAIN else packet)
+            except MemoryError:  # which PyAV's own is, and an FFmpegError too
+                raise
             except av.FFmpegError:
                 n_failed += 1
                 continue
@@ -262,7 +273,7 @@ def _damage(
     if n_packets < n_header:
         return f"{n_packets} of {n_header} packets promised by the header are there"
     size = path.stat().st_size
-    if "matroska" in container and (fault := fault_of_matroska(path)):
+    if "matroska" in container and (fault := fault_of_matroska(path, show_life)):
         return fault
     if "mp4" in container and (of_mp4 := fault_of_mp4(path)) and of_mp4.n_whole:
         return of_mp4.found  # of what fragments hold, the header promises nothing

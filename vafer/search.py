@@ -6,7 +6,7 @@ from vafer.faces import Detector, Faces
 from vafer.mosaic import SAME
 from vafer.tracks import box_distance
 
-REMEMBERED_S = 0.5  # how long a face is looked for where it was last seen
+REMEMBERED_S = 0.5  # how long a face that is missed is looked for where it was last seen
 FULL_EVERY_S = 0.4  # how long a face that comes in while others are there may be overlooked
 FULL_EVERY_FRAMES = 8
 # SHA-256 of the weights of detectors that find nearly the same this way: 98 % of the faces, 1 %
@@ -55,12 +55,12 @@ class Search:
     def _forget(self) -> None:
         self._boxes = np.empty((0, 4), np.float32)  # of the faces of the frame before
         self._gone = np.empty((0, 4), np.float32)  # of those of a moment ago
-        self._gone_s = np.empty(0)  # when they were seen
+        self._gone_s = np.empty(0)  # when they were first missed
 
     def _remember(self, boxes: np.ndarray, time_s: float) -> None:
         known = np.concatenate([self._boxes, self._gone])
-        seen_s = np.concatenate([np.full(len(self._boxes), time_s), self._gone_s])
-        is_gone = time_s - seen_s <= REMEMBERED_S
+        gone_s = np.concatenate([np.full(len(self._boxes), time_s), self._gone_s])
+        is_gone = time_s - gone_s <= REMEMBERED_S
         if len(boxes) and len(known):
             is_gone &= box_distance(known, boxes).min(axis=1) > SAME
-        self._boxes, self._gone, self._gone_s = boxes, known[is_gone], seen_s[is_gone]
+        self._boxes, self._gone, self._gone_s = boxes, known[is_gone], gone_s[is_gone]

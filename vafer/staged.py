@@ -224,14 +224,8 @@ class _Run:
                                 self._tell(source, Restarted(shown))
                 except (VideoError, OSError) as error:
                     self._tell(source, Failed(what_failed(source, error)))
-                except torch.OutOfMemoryError:
-                    self._tell(
-                        source,
-                        Failed(
-                            f"{display_path(source.path)}: one of its frames does not fit into the "
-                            "memory of the GPU. Give it more, or this recording --device cpu"
-                        ),
-                    )
+                except torch.OutOfMemoryError as error:
+                    self._tell(source, Failed(what_failed(source, error)))
                     self._decoders.discard(decoder)
                     decoder.close()  # it is still at this recording
                     decoder = self._new_decoder()
@@ -288,6 +282,11 @@ def what_failed(source: Source, error: Exception) -> str:
     """Why a recording cannot be read, naming it."""
     if isinstance(error, OSError):
         return f"{display_path(source.path)}: {why_unreadable(source.path, error)}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"{display_path(source.path)}: one of its frames does not fit into the memory of the "
+            "GPU. Give it more, or this recording --device cpu"
+        )
     return str(error)
 
 

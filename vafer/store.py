@@ -90,15 +90,16 @@ def find_detector(name_or_path: str | Path | None, *, on_notice: Callable[[str],
 def choose_model(name_or_path: str | Path | None, *, on_notice: Callable[[str], None]) -> Choice:
     """A model: the embedded default for None, else by its name, else by its path.
 
-    A name means what vafer knows by it, whatever lies in the working folder: `./name` is the file
-    there. One that is known but not here is downloaded, after `on_notice` was given its licence. A
-    path is that of a file, or of a run folder of `vafer train`. Raises ModelError.
+    A name means what vafer knows by it, whatever lies in the working folder: `./name`, or a Path,
+    is the file there. One that is known but not here is downloaded, after `on_notice` was given its
+    licence. A path is that of a file, or of a run folder of `vafer train`. Raises ModelError.
     """
     wanted = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
-    if wanted in embedded_models():
+    may_be_name = not isinstance(name_or_path, Path)
+    if may_be_name and wanted in embedded_models():
         path = WEIGHTS / f"{wanted}.safetensors"
         return Choice(wanted, path, "embedded", is_default=name_or_path is None)
-    if pair := PAIRS.get(wanted):
+    if may_be_name and (pair := PAIRS.get(wanted)):
         return Choice(wanted, cached(pair) or _pulled(pair, on_notice), "cached")
     if name_or_path and (file := _file(wanted) or _file(f"{wanted}/{OF_A_RUN}")):
         if problem := NO_MODELS.get(file.suffix.lower()):
@@ -118,7 +119,8 @@ def choose_detector(name_or_path: str | Path | None, *, on_notice: Callable[[str
     where none was named and none is embedded, ModelError for all else.
     """
     wanted = DEFAULT_DETECTOR if name_or_path is None else str(name_or_path)
-    if wanted in embedded_detectors():
+    may_be_name = not isinstance(name_or_path, Path)
+    if may_be_name and wanted in embedded_detectors():
         return Choice(
             wanted, WEIGHTS / f"{wanted}.onnx", "embedded", is_default=name_or_path is None
         )
@@ -129,7 +131,7 @@ def choose_detector(name_or_path: str | Path | None, *, on_notice: Callable[[str
             "Apache-2.0), or an InsightFace pack, which is for non-commercial research only and "
             f"will be downloaded once: {_sizes(PACKS.values())}"
         )
-    if pack := PACKS.get(wanted):
+    if may_be_name and (pack := PACKS.get(wanted)):
         return Choice(wanted, cached(pack) or _pulled(pack, on_notice), "cached")
     if file := _file(wanted):
         if file.suffix.lower() == ".safetensors":

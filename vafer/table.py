@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from vafer.errors import OutputError, display_path
 from vafer.faces import Faces
+from vafer.files import on_disk
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"vafer"
@@ -195,6 +196,7 @@ class TableWriter:
                 assert self._file is not None
                 self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(self.provenance)})
                 self._writer.close()
+                on_disk(self._file)
                 self._file.close()
                 self._temporary.replace(self.path)
         finally:
@@ -225,7 +227,8 @@ class TableWriter:
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that may not be written to any more
+            self._temporary.unlink(missing_ok=True)
 
     def _start_group(self) -> None:
         # One buffer of Arrow's own. Thousands of small batches kept alive between the large arrays
@@ -257,6 +260,7 @@ def write_videos(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         try:
             with temporary.open("wb") as file:
                 pq.write_table(videos_table(rows), file, compression="zstd")
+                on_disk(file)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -270,7 +274,8 @@ def opened(path: Path) -> Iterator[pa.NativeFile]:
     Python's they then abort the process.
     """
     # By Python first, whose errors say what is wrong; as bytes, since a name may be no UTF-8.
-    with path.open("rb"), pa.OSFile(os.fsencode(path)) as file:
+    path.open("rb").close()
+    with pa.OSFile(os.fsencode(path)) as file:
         yield file
 
 

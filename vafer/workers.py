@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from vafer.decoding import (
+    LARGEST_FRAME_BYTES,
     LONGEST_MESSAGE,
+    LONGEST_SIDE,
     LONGEST_TEXT,
     N_SLOTS,
     OUT_OF_MEMORY,
@@ -35,8 +37,6 @@ from vafer.video import Chunk, Frame
 
 MEMORY_BYTES = 4 << 30  # of a process that decodes, beside the frames that it hands over
 SILENCE_S = 60.0  # after which a process that has something to do is taken to hang
-LARGEST_FRAME_BYTES = 1 << 30
-LONGEST_SIDE = 1 << 16
 DECODERS = ("decord", "decord+pyav", "pyav", "pictures")
 
 
@@ -134,7 +134,11 @@ class DecoderProcess:
                     case "alive":
                         continue
                     case "memory":
-                        self._give_memory(int(message["frame_bytes"]))
+                        try:
+                            self._give_memory(int(message["frame_bytes"]))
+                        except OSError as error:
+                            why = f"cannot be given memory for its frames: {error.strerror}"
+                            raise self._lost(why) from error
                     case "failed":
                         raise VideoError(_storable(message["error"]))
                     case "opened" if not is_open:
