@@ -122,9 +122,8 @@ def run_all(rows: dict[str, list[str]], arguments: argparse.Namespace) -> None:
     for seed in range(arguments.seeds or (5 if arguments.full else 3)):
         for row, changes in rows.items():
             out = arguments.out / folder_name(row) / f"seed-{seed}"
-            if not (out / "scores.json").is_file():
-                of_seed = [*common, *changes, f"seeds=[{seed}]", f"data.fold={seed % 5}"]
-                tasks[f"{row}, seed {seed}"] = (run_one, (of_seed, out))
+            of_seed = [*common, *changes, f"seeds=[{seed}]", f"data.fold={seed % 5}"]
+            tasks[f"{row}, seed {seed}"] = (run_one, (of_seed, out))  # which knows a finished one
     run_side_by_side(tasks, arguments.jobs)
 
 

@@ -38,14 +38,14 @@ def main() -> None:
     )
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--detector", type=Path, required=True)
-    parser.add_argument("--cache", type=Path, default=Path("data/crops"))
+    parser.add_argument("--cache", type=Path, help="of crops, instead of $VAFER_DATA/crops")
     parser.add_argument("--iterations", type=int, default=60)
     arguments = parser.parse_args()
     torch.set_flush_denormal(True)
     common = [
         f"data.root={arguments.root}",
         f"data.detector={arguments.detector}",
-        f"data.cache={arguments.cache}",
+        *([f"data.cache={arguments.cache}"] if arguments.cache else []),
         f"iterations={arguments.iterations}",
     ]
     cpu = torch.device("cpu")
@@ -61,7 +61,8 @@ def main() -> None:
         images = network_input(middle(crops, config.crop.size), config)
         for step in training_steps(players, feed, labels, config, 0, Progress()):
             if step.number in SHOWN:
-                losses = f"{step.losses['loss_adv']:.3g} | {step.losses['loss_av']:.2f}"
+                adversarial = step.losses.get("loss_adv", torch.nan)  # where the critic plays
+                losses = f"{adversarial:.3g} | {step.losses['loss_av']:.2f}"
                 print(
                     f"| {name} | {step.number} | {losses} | {state(players, images)} |", flush=True
                 )
@@ -69,8 +70,8 @@ def main() -> None:
 
 @torch.no_grad()
 def state(players: Players, images: torch.Tensor) -> str:
-    assert players.critic is not None
     """Columns of the table. It leaves the networks in evaluation mode; training sets its own."""
+    assert players.critic is not None
     regressor = players.net.regressor.eval()
     h = players.net.encoder(images)
     z = players.critic.eval()(h)

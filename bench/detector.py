@@ -42,6 +42,8 @@ from bench.detector_agreement import HELD_OUT, show_agreement
 from bench.detector_false import enlarge, show_false
 from bench.detector_speed import show_speed
 from bench.tables import number, percent, quantile, table
+from train.detector.material import LFW_FOLDS
+from train.sets import NO_IDENTITY, fold_of
 from vafer.errors import VaferError
 from vafer.faces import Detector
 from vafer.files import write_json
@@ -53,11 +55,17 @@ ENLARGED = (1, 2, 4)
 PARTS = ["agreement", "false", "faces", "speed"]
 
 
-def sample(path: Path, split: str | None) -> list[np.ndarray]:
+def held_out(table: pl.DataFrame) -> pl.DataFrame:
+    """FER2013's test split, or the persons of LFW that no training of a detector sees."""
+    if "split" in table.columns:
+        return table.filter(pl.col("split") == "test")
+    named = table.filter(pl.col("identity") != NO_IDENTITY)
+    return named.filter([fold_of(person, LFW_FOLDS) == 0 for person in named["identity"]])
+
+
+def sample(path: Path) -> list[np.ndarray]:
     """The same 1,000 random pictures each time, RGB."""
-    rows = pl.read_parquet(path)
-    if split:
-        rows = rows.filter(pl.col("split") == split)
+    rows = held_out(pl.read_parquet(path))
     rows = rows[np.random.default_rng(0).permutation(len(rows))[:N_FACES]]
     pictures = (
         cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in rows["jpeg"]
@@ -93,13 +101,13 @@ def faces_row(
 
 def show_faces(candidate: Detector, reference: Detector, folder: Path) -> None:
     rows = []
-    files = {"FER2013, test": ("fer2013.parquet", "test"), "LFW": ("lfw_expressions.parquet", None)}
-    for name, (file, split) in files.items():
+    files = {"FER2013, test": "fer2013.parquet", "LFW, held out": "lfw_expressions.parquet"}
+    for name, file in files.items():
         path = folder / file
         if not path.is_file():
             print(f"\n{file} is not in the folder of faces and is left out.")
             continue
-        pictures = sample(path, split)
+        pictures = sample(path)
         rows += [faces_row(name, times, pictures, candidate, reference) for times in ENLARGED]
     if rows:
         header = ["from", "enlarged", "pictures", "with a face, %", "reference, %"]

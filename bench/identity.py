@@ -123,8 +123,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for row in arguments.rows:
             out = arguments.out / folder_name(row) / f"seed-{seed}"
-            if not (out / "reliance.json").is_file():
-                tasks[f"{row}, seed {seed}"] = (run_one, (ROWS[row], seed, out))
+            tasks[f"{row}, seed {seed}"] = (run_one, (ROWS[row], seed, out))
     if not arguments.table:
         run_side_by_side(tasks, arguments.jobs)
     print(table(arguments.out))

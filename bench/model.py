@@ -30,13 +30,14 @@ import vafer
 from train.augment import middle
 from train.data import FaceSet
 from train.evaluation import Change, predict_faces
-from train.sets import EXPRESSION_NORMS, NO_IDENTITY, split_by_name
+from train.sets import EXPRESSION_NORMS, NO_IDENTITY, fold_held_out, split_by_name
 from vafer.crops import GREY_WEIGHTS
 from vafer.faces import Detector
 from vafer.labelled import detect_near
 from vafer.metrics import DIMENSIONS, scores
 from vafer.model import Model, load_model, read_weights, weights_sha256
 from vafer.onnx_file import onnx_weights_sha256
+from vafer.options import SplitOptions
 from vafer.scoring import score
 from vafer.store import find_model
 
@@ -350,9 +351,11 @@ def tell(text: str) -> None:
 
 def all_figures(arguments: argparse.Namespace, model: Model) -> Iterator[Figures]:
     detector = arguments.detector
+    fold, n_folds = fold_held_out(model.card.training) or (0, SplitOptions.n_folds)
     split = split_by_name(
-        model.card.crop, arguments.faces, detector, arguments.cache, on_notice=tell
-    )
+        model.card.crop, arguments.faces, detector, arguments.cache, fold=fold, n_folds=n_folds,
+        on_notice=tell,
+    )  # fmt: skip
     found = [(faces, predict_faces(model, faces)) for faces in split.held_out]
     yield "scores", "Scores", [row for pair in found for row in whole(*pair)]
     yield "expressions", "By expression", [row for pair in found for row in by_expression(*pair)]

@@ -1,11 +1,15 @@
 """What `bench/detector.py` counts: the figures of a detector's card."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from bench.boxes import ious, landmark_errors, match
+from bench.detector import held_out
 from bench.detector_agreement import BLOCK, Agreement, above, interval, summary
 from bench.detector_false import rates, variants
+from train.detector.material import LFW_FOLDS
+from train.sets import NO_IDENTITY, fold_of
 from vafer.faces import Faces
 
 
@@ -98,6 +102,15 @@ def test_the_interval_of_false_faces_is_that_of_a_poisson_count(
     found = rates(n_false, n_pictures)
     assert found[0] == per_100
     assert found[1] == pytest.approx(between, abs=0.005)
+
+
+def test_faces_are_those_that_no_detector_was_trained_on() -> None:
+    fer = pl.DataFrame({"split": ["train", "test", "test"], "jpeg": [b"a", b"b", b"c"]})
+    assert held_out(fer)["jpeg"].to_list() == [b"b", b"c"]
+    persons = [f"person {i}" for i in range(50)] + [NO_IDENTITY]
+    found = held_out(pl.DataFrame({"identity": persons}))["identity"].to_list()
+    assert found == [p for p in persons[:-1] if fold_of(p, LFW_FOLDS) == 0]
+    assert found
 
 
 def test_pictures_are_varied_in_scale_turn_and_cut() -> None:

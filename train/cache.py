@@ -47,13 +47,14 @@ class Part:
 class CropStore:
     """Compressed crops on disk, mapped into memory. parts: Arrow tables with `crop` and `way`.
 
-    size: side in pixels. channels: 1 grey or 3 RGB. ways: how each face was found, str (N,), None
-    where there is no crop.
+    size: side in pixels. channels: 1 grey or 3 RGB. key: of all that decides what they are. ways:
+    how each face was found, str (N,), None where there is no crop.
     """
 
     parts: tuple[pa.Table, ...]
     size: int
     channels: int
+    key: str = ""
     ways: np.ndarray = field(init=False)
     _starts: list[int] = field(init=False)
 
@@ -130,7 +131,8 @@ def cached_crops(
     """
     spec = finder.crop
     key = json.dumps([finder.key, [part.digest for part in parts], JPEG_QUALITY])
-    folder = cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    key = hashlib.sha256(key.encode()).hexdigest()
+    folder = cache / f"{name}-{key[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     total, done = sum(part.n for part in parts), 0
     tables = []
@@ -141,7 +143,7 @@ def cached_crops(
             _write(path, part, finder)
             on_progress(done, total)
         tables.append(_read(path, part.n))
-    return CropStore(tuple(tables), spec.size, 1 if spec.grey else 3)
+    return CropStore(tuple(tables), spec.size, 1 if spec.grey else 3, key)
 
 
 def _read(path: Path, expected: int) -> pa.Table:

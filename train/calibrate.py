@@ -23,7 +23,7 @@ from torch import nn
 
 from train.data import FaceSet, Split
 from train.evaluation import Evaluation, crops_seen, one_line, predict_faces, results_of
-from train.sets import FACE_NORMS, split_by_name
+from train.sets import FACE_NORMS, fold_held_out, split_by_name
 from vafer.errors import UsageError, VaferError
 from vafer.model import Model, load_model, read_card, save_model
 from vafer.onnx_file import onnx_weights_sha256
@@ -43,24 +43,20 @@ def split_of(model: Path, faces: Path, detector: Path, cache: Path | None = None
     card = read_card(model)
     if "calibration" in card.training:
         raise UsageError(f"{model} is calibrated already: expected a model as it was trained")
+    held_out = fold_held_out(card.training)
+    if held_out is None:
+        raise UsageError(
+            f"{model} does not say that it was trained on the dataset faces, and which fold it "
+            "held out: expected a model of vafer train that does"
+        )
+    fold, n_folds = held_out
+    split = split_by_name(
+        card.crop, faces, detector, cache, fold=fold, n_folds=n_folds, on_notice=_tell
+    )
     try:
-        data = card.training["procedure"]["data"]
-        found = f"the dataset {data['dataset']}"
-        fold, n_folds = int(data["fold"]), int(data["n_folds"])
         trained_on = {name: int(of["faces"]) for name, of in card.training["sets"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
-        found = "what its card does not say"
-    if found != "the dataset faces":
-        raise UsageError(f"{model} was trained on {found}: expected the dataset faces")
-    split = split_by_name(
-        card.crop,
-        faces,
-        detector,
-        cache,
-        fold=fold,
-        n_folds=n_folds,
-        on_notice=_tell,
-    )
+        trained_on = {}
     for part in split.train:
         if (n := trained_on.get(part.name, 0)) != len(part):
             raise UsageError(

@@ -1,4 +1,5 @@
-"""What a training run is asked to do. All defaults of training live here, and they are the paper's.
+"""What a training run is asked to do. All defaults of training live here: the paper's, but for one
+seed and `grouping.values`.
 
 A YAML file holds what differs from them, `--set` what differs from the file. Kim & Song, AAAI 2021;
 what the paper leaves open is documented beside each value.
@@ -64,6 +65,12 @@ class DataConfig:
         _expect(0 <= self.fold < self.n_folds, "data.fold", self.fold, f"0 to {self.n_folds - 1}")
         _expect(0 < self.split_fraction < 1, "data.split_fraction", self.split_fraction, "0 to 1")
         _expect(self.border >= 0, "data.border", self.border, "0 or more")
+        _expect(
+            self.assignment is None or self.dataset not in ("faces", "synthetic"),
+            "data.assignment",
+            self.assignment,
+            f"null with data.dataset {self.dataset}, whose persons are parted by their names",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,12 @@ class MarginConfig:
         _expect(0 < self.confidence < 1, "margin.confidence", self.confidence, "0 to 1")
         _expect(self.k_max >= 1, "margin.k_max", self.k_max, "1 or more")
         _expect(self.sigma > 0, "margin.sigma", self.sigma, "more than 0")
+        for name in ("constant", "linear_start", "linear_step"):
+            _expect(getattr(self, name) >= 0, f"margin.{name}", getattr(self, name), "0 or more")
+        _expect(
+            self.neighbour_margin > 0, "margin.neighbour_margin", self.neighbour_margin,
+            "more than 0",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +169,8 @@ class GameConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimiserConfig:
-    """Adam of all three steps. weight_decay: decoupled, as in AdamW; the paper has none.
+    """Adam of all three steps. weight_decay: decoupled, as in AdamW; the paper has none. Of the two
+    steps that move the encoder, that of L_AV alone decays it.
 
     schedule: `step` multiplies the rate by `decay` every `decay_every` iterations; `cosine` falls
     to 0 over the run. warmup: iterations over which the rate rises from near 0.
@@ -228,6 +242,10 @@ class TrainConfig:
         )
 
         _expect(self.map_size >= 1, "crop.size", self.crop.size, "63 pixels or more for alexnet")
+        _expect(
+            self.pool <= self.map_size, "model.pool", self.pool,
+            f"at most {self.map_size}, the side of the feature map",
+        )  # fmt: skip
 
     @property
     def map_size(self) -> int:
@@ -253,7 +271,9 @@ class TrainConfig:
             (f"data.dataset {dataset}", dataset != "aff-wild", ("data.split_*",)),
             (f"data.dataset {dataset}", dataset != "faces", ("data.labels",)),
             ("data.assignment", self.data.assignment is not None, ("data.n_folds", "data.split_*")),
+            (f"data.dataset {dataset}", dataset != "faces", ("expression_weight",)),
             ("data.labels norms", self.data.labels == "norms", ("expression_weight",)),
+            ("data.augment none", self.data.augment == "none", ("data.border",)),
             ("critic none", self.critic == "none", ("grouping.*", "margin.*", "game.*")),
             (f"critic {self.critic}", self.critic != "caf",
              ("margin.*", "game.chi2_weight", "game.pairs", "game.adv_loss")),

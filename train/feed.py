@@ -4,6 +4,7 @@ The whole set lies decoded on the device where it fits. Otherwise threads decode
 into pinned memory, from which they are copied without the host waiting.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from vafer.errors import UsageError
 
 SHARE_OF_MEMORY = 0.5  # of the device's free memory that a decoded set may take
 BATCHES_AHEAD = 3
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 DECODED_AT_ONCE = 64  # crops, per task of a thread
 
 
@@ -108,7 +110,28 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each of which keeps its own
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(memory["MemAvailable"].split()[0]) * 1024 // n_processes
+    free = int(memory["MemAvailable"].split()[0]) * 1024
+    return int(min(free, _left_by_groups(Path("/proc/self/cgroup"), CONTROL_GROUPS))) // n_processes
+
+
+def _left_by_groups(own: Path, groups: Path) -> float:
+    """Bytes that the process's control groups (v2), as of a container, leave it; else infinite.
+
+    What they hold of files that nobody reads any more is not counted, since it can go.
+    """
+    left = math.inf
+    try:
+        (name,) = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
+        group = groups / name.strip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(groups) and (folder / "memory.max").is_file():
+                most = (folder / "memory.max").read_text().strip()
+                stat = dict(x.split() for x in (folder / "memory.stat").read_text().splitlines())
+                used = int((folder / "memory.current").read_text()) - int(stat["inactive_file"])
+                left = left if most == "max" else min(left, int(most) - used)
+    except (OSError, ValueError, KeyError):
+        return left
+    return max(left, 0)
 
 
 def _shape(faces: FaceSet) -> tuple[int, int, int]:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,10 @@ class DivergedError(VaferError):
 
     def __init__(self, step: int, loss: str, value: float, advice: str = "") -> None:
         super().__init__(f"iteration {step}: {loss} is {value}{advice}")
-        self.step, self.loss, self.value = step, loss, value
+        self.step, self.loss, self.value, self.advice = step, loss, value, advice
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:  # it may come from another process
+        return DivergedError, (self.step, self.loss, self.value, self.advice)
 
     def after(self, checkpoint: Path, log: Path) -> "DivergedError":
         """The same, with what is left and what to do."""
@@ -82,7 +86,8 @@ def make_players(config: TrainConfig, seed: int, device: torch.device, team: Tea
     if critic is not None:
         critic.to(device)
         optimisers["critic"] = _adam(list(critic.parameters()), config.optimiser)
-        optimisers["adversarial"] = _adam(list(net.encoder.parameters()), config.optimiser)
+        once = replace(config.optimiser, weight_decay=0.0)  # the regression step decays them
+        optimisers["adversarial"] = _adam(list(net.encoder.parameters()), once)
     if config.compile:
         net.encoder.compile(dynamic=True)
         net.regressor.compile()

@@ -80,6 +80,14 @@ class Team:
         dist.all_gather_object(answers, own)
         return any(answers)
 
+    def agrees(self, own: object) -> bool:
+        """Whether it is the same in all processes."""
+        if self.size == 1:
+            return True
+        answers: list[Any] = [None] * self.size
+        dist.all_gather_object(answers, own)
+        return all(answer == own for answer in answers)
+
     def led(self, work: Callable[[], T]) -> T | None:
         """Have the leader do some work while the others wait; it gets the result, they None.
 

@@ -119,6 +119,7 @@ def _log_panels(log: list[dict[str, Any]]) -> list[_Panel]:
     share = 100 * counts[some, 0] / counts[some].sum(axis=1)
     return [
         _Panel("Regression loss", r"$L_\mathrm{AV}$", lines(loss_av=("", BLACK))),
+        _Panel("Loss of the expressions", "cross entropy", lines(loss_expressions=("", BLACK))),
         _Panel("Critic loss", "$L_c$", lines(loss_critic=("", BLACK))),
         _Panel("Adversarial loss", r"$L_\mathrm{adv}$", lines(loss_adv=("", BLACK))),
         _Panel("Margin of the critic", "margin", margin),

@@ -32,5 +32,5 @@ def load_encoder(net: AVNet, path: Path) -> None:
         net.encoder.load_state_dict({name: renamed[name] for name in wanted})
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file, named by model.pretrained") from error
-    except (OSError, UnpicklingError, RuntimeError, AttributeError, ValueError) as error:
+    except (OSError, EOFError, UnpicklingError, RuntimeError, AttributeError, ValueError) as error:
         raise ModelError(f"{path} cannot be used as weights of the encoder: {error}") from error

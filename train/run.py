@@ -1,7 +1,7 @@
 """A training run, from a config to a model file with scores and pictures, in a folder of its own.
 
-    config.yaml  log.jsonl  evaluations.jsonl  tensorboard/  checkpoints/  model.safetensors
-    scores.json  losses.png  predictions-<set>.png  features.png
+    config.yaml  data.json  log.jsonl  evaluations.jsonl  tensorboard/  checkpoints/
+    model.safetensors  scores.json  losses.png  predictions-<set>.png  features.png
 
 Several seeds have such a folder each, `seed-<n>`, and one scores.json over all.
 """
@@ -37,15 +37,17 @@ from train.sets import load_split
 from train.steps import Players
 from train.stop import Clock, stop_asked
 from vafer.datasets.splits import hash_name
-from vafer.errors import UsageError
+from vafer.errors import OutputError, UsageError
 from vafer.files import write_json, write_text
 from vafer.lock import own_folder
 from vafer.metrics import DIMENSIONS
 from vafer.model import ModelCard, save_model
+from vafer.output import differences
 from vafer.plots import plot_features, plot_predictions
 from vafer.plots.features import MOST_FACES
 from vafer.store import OF_A_RUN
 
+DATA = "data.json"  # what a run was begun with
 TOO_MANY_SKIPPED = 0.2
 MAY_CHANGE = (
     "device", "compile", "log_every", "evaluate_every", "checkpoint_every",
@@ -101,9 +103,13 @@ def train(
 
     resume: go on in `out` where an earlier run stopped, exactly. split: faces other than those of
     config.data. A first Ctrl-C stops after the iteration and keeps it. Raises UsageError before
-    anything is done, DivergedError when a loss is not finite, and KeyboardInterrupt.
+    anything is done, DivergedError when a loss is not finite, OutputError, and KeyboardInterrupt.
     """
-    with _denormals_flushed(), join_team(config.device) as (team, device):
+    with (
+        _denormals_flushed(),
+        _disk_errors(out),
+        join_team(config.device) as (team, device),
+    ):
         tell = on_notice if team.leads else lambda text: None
         if config.batch_size % team.size:
             raise UsageError(
@@ -111,14 +117,22 @@ def train(
             )
         with _own_folder(config, out, tell, resume=resume, team=team):
             if split is None:  # the leader makes the crops; the others find them in the cache
-                split = team.led(lambda: load_split(config, _crops_notice(tell), tell))
-            split = split or load_split(config)
+                split = team.led(lambda: load_split(config, _crops_notice(tell), tell, device))
+            split = split or load_split(config, device=device)
             feeds = _Feeds(split, config, device)
             make_players(config, config.seeds[0], device, team)  # what it refuses, it refuses now
             for notice in _notices(config, split, feeds, device, team):
                 tell(notice)
+            begun = {
+                "processes": team.size,
+                "trained_on": {faces.name: faces.fingerprint() for faces in split.train},
+                "held_out": {faces.name: faces.fingerprint() for faces in split.held_out},
+            }
+            if resume:
+                team.led(lambda: _check_data(out, begun, tell))
             if team.leads:
                 write_text(out / "config.yaml", to_yaml(config))
+                write_json(out / DATA, begun)
                 if split.assignment is not None:
                     write_json(out / "split.json", split.assignment)
             models, found = {}, {}
@@ -145,6 +159,18 @@ def _denormals_flushed() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    """Turn the file system's errors into OutputError, naming the file, or else the run folder."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or out} cannot be read or written: {error.strerror or error}. What "
+            "is finished is kept: the same command with --resume goes on"
+        ) from error
 
 
 @contextmanager
@@ -222,16 +248,20 @@ class _Run:
     def go(self, *, resume: bool) -> dict[str, Any]:
         """Train to the end; returns the scores by held-out set."""
         config, checkpoint = self.config, self.out / "checkpoints" / "last.pt"
-        if resume and (self.out / "scores.json").is_file():  # it is written last
-            finished = json.loads((self.out / "scores.json").read_text())
-            if finished["iterations"] == config.iterations:
-                self.on_notice(f"seed {self.seed}: finished by an earlier run")
-                return finished["sets"]
+        finished = self._finished_before() if resume else None
         players = make_players(config, self.seed, self.feeds.train.device, self.team)
         progress = Progress(self.seed)
-        if resume and checkpoint.is_file():
+        if resume and finished is None and checkpoint.is_file():
             progress = load_checkpoint(checkpoint, players, seed=self.seed)
             self.on_notice(f"seed {self.seed}: going on after iteration {progress.iteration}")
+        if not self.team.agrees((finished is None, progress.iteration)):
+            raise UsageError(
+                f"{self.out}: not all processes find the same state of the run in it: expected a "
+                "folder that all of them share"
+            )
+        if finished is not None:
+            self.on_notice(f"seed {self.seed}: finished by an earlier run")
+            return finished
         evaluations: list[Evaluation] = []
         with closing(RunLog(self.out, progress.iteration, writes=self.team.leads)) as log:
             try:
@@ -255,6 +285,12 @@ class _Run:
                 evaluations = evaluate(players, self.feeds.held_out, config)
             self._finish(evaluations, players, progress, log)
         return results_of(evaluations)
+
+    def _finished_before(self) -> dict[str, Any] | None:
+        """The scores of an earlier run that came to the end; they are written last."""
+        path = self.out / "scores.json"
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        return found["sets"] if found.get("iterations") == self.config.iterations else None
 
     def _steps(
         self, players: Players, progress: Progress, log: RunLog
@@ -383,7 +419,7 @@ class _Run:
 def _check_folder(
     config: TrainConfig, out: Path, on_notice: Callable[[str], None], *, resume: bool
 ) -> None:
-    """Refuse a folder that another run is in, or that holds one of another config."""
+    """Refuse a folder that holds a run already, or one of another config."""
     path = out / "config.yaml"
     if not path.is_file():
         if resume:
@@ -413,6 +449,26 @@ def _check_folder(
         if config.optimiser.schedule == "cosine" and was["iterations"] != is_now["iterations"]:
             different.append("a cosine's rates depend on where it ends")
         raise UsageError(f"{out} holds a run of another config: {'; '.join(different)}")
+
+
+def _check_data(out: Path, now: dict[str, Any], on_notice: Callable[[str], None]) -> None:
+    """Refuse to go on with other faces, labels or persons than a run was begun with."""
+    if not (out / DATA).is_file():
+        return
+    before = json.loads((out / DATA).read_text())
+    n_processes, n_now = before.pop("processes"), now["processes"]
+    found = differences(before, {part: sets for part, sets in now.items() if part in before})
+    if found:
+        raise UsageError(
+            f"{out} was begun with other faces, there against here: {found}. Expected the same "
+            "pictures, labels and persons, and crops by the same detector: put them back, or begin "
+            "anew with another --out"
+        )
+    if n_processes != n_now:
+        on_notice(
+            f"the number of processes was {n_processes}, is {n_now}: dropout draws otherwise, so "
+            "this is not exactly the run that it would have been"
+        )
 
 
 def _entry(step: Step, progress: Progress) -> dict[str, Any]:

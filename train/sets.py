@@ -1,7 +1,7 @@
 """Data sets → what a run trains on and what it is scored on."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from train.cache import CropStore, Part, cached_crops, parts_of_jpegs, parts_of_rows
-from train.config import DataConfig, TrainConfig, read_config
+from train.config import DataConfig, TrainConfig, read_config, shipped_configs
 from train.data import FaceSet, Split
 from train.posteriors import CrossFit, cross_fitted
 from train.synthetic import draw_faces
@@ -56,15 +56,31 @@ def load_split(
     config: TrainConfig,
     on_progress: Callable[[str, int, int], None] = lambda name, done, n: None,
     on_notice: Callable[[str], None] = lambda text: None,
+    device: torch.device | None = None,
 ) -> Split:
-    """The faces of `config.data`. Raises UsageError where something is missing."""
+    """The faces of `config.data`. Raises UsageError where something is missing.
+
+    device: of the networks that grade labels; the CPU without.
+    """
     match config.data.dataset:
         case "synthetic":
             return _synthetic(config)
         case "faces":
-            return _faces(config, on_progress, on_notice)
+            return _faces(config, on_progress, on_notice, device or torch.device("cpu"))
         case name:
             return _published(name, config, on_progress, on_notice)
+
+
+def fold_held_out(training: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The fold of LFW's persons, and of how many, that a training on the dataset `faces` held out.
+
+    training: of a model's card; None where it tells of another dataset, or of none.
+    """
+    try:
+        data = training["procedure"]["data"]
+        return (int(data["fold"]), int(data["n_folds"])) if data["dataset"] == "faces" else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def split_by_name(
@@ -83,7 +99,7 @@ def split_by_name(
     landmarks cut the crops. cache: of these. fold: of LFW's persons, held out. Raises UsageError,
     ModelError.
     """
-    config = read_config("faces")
+    config = read_config(shipped_configs() / "faces.yaml")
     data = replace(
         config.data,
         root=faces,
@@ -225,6 +241,7 @@ def _faces(
     config: TrainConfig,
     on_progress: Callable[[str, int, int], None],
     on_notice: Callable[[str], None],
+    device: torch.device,
 ) -> Split:
     """FER2013 and LFW with expression labels: FER2013's own test split, and one fold of LFW."""
     data = config.data
@@ -258,7 +275,7 @@ def _faces(
     if data.labels == "graded":
         copies = np.array([hashlib.sha256(jpeg).hexdigest() for jpeg in tables["fer2013"]["jpeg"]])
         groups = np.concatenate([copies[~in_test], train[1].subjects.astype(str)])
-        train = _graded(train, groups, finder, config, on_notice)
+        train = _graded(train, groups, finder, data, device, on_notice)
     held_out = (
         every["fer2013"].where(in_test, name="fer_test"),
         every["lfw"].where(fold == data.fold, name="lfw_test"),
@@ -275,13 +292,12 @@ def _graded(
     train: tuple[FaceSet, FaceSet],
     groups: np.ndarray,
     finder: FaceFinder,
-    config: TrainConfig,
+    data: DataConfig,
+    device: torch.device,
     on_notice: Callable[[str], None],
 ) -> tuple[FaceSet, FaceSet]:
     """Labels by what is in a face: its expression's name counts as much as its posterior."""
-    data = config.data
     names = list(EXPRESSION_NORMS)
-    uses_cuda = config.device != "cpu" and torch.cuda.is_available()
     posteriors = cross_fitted(
         train,
         names,
@@ -289,7 +305,7 @@ def _graded(
         data.cache or default_root("crops"),
         options=CrossFit(),
         key=finder.key,
-        device=torch.device("cuda" if uses_cuda else "cpu"),
+        device=device,
         on_progress=lambda text: on_notice(f"posteriors: {text}"),
     )
     named = np.concatenate([[names.index(e) for e in faces.expressions] for faces in train])

@@ -63,8 +63,9 @@ class Players:
 def iterate(players: Players, batch: Batch) -> dict[str, torch.Tensor]:
     """One iteration, critic and adversarial step included where the batch has both groups.
 
-    Returns detached scalars: `loss_av`, and where the critic played `loss_critic`, `loss_adv` and
-    the terms of its objective. Nothing here waits for the device.
+    Returns detached scalars: `loss_av`, `loss_expressions` where they are read, and where the
+    critic played `loss_critic`, `loss_adv` and the terms of its objective. Nothing here waits for
+    the device.
     """
     found: dict[str, torch.Tensor] = {}
     if players.critic is not None and batch.n_weak:
@@ -73,8 +74,7 @@ def iterate(players: Players, batch: Batch) -> dict[str, torch.Tensor]:
         found["loss_adv"] = adversarial_step(players, batch, features)
         assert players.objective is not None
         found |= players.objective.terms
-    found["loss_av"] = regression_step(players, batch)
-    return found
+    return found | regression_step(players, batch)
 
 
 def critic_features(players: Players, batch: Batch) -> torch.Tensor:
@@ -113,19 +113,22 @@ def adversarial_step(players: Players, batch: Batch, features: torch.Tensor) -> 
     return loss.detach()
 
 
-def regression_step(players: Players, batch: Batch) -> torch.Tensor:
-    """Move encoder and regressor down L_AV (Algorithm 1, line 8), and down the readers' loss."""
+def regression_step(players: Players, batch: Batch) -> dict[str, torch.Tensor]:
+    """Move encoder and regressor down L_AV (Algorithm 1, line 8), and down the reader's loss."""
     with players.autocast():
         features = players.net.encoder(batch.images)
     features = features.to(batch.labels)
     av = av_loss(players.team.gather(players.net.regressor(features)), batch.labels)
     loss, moved = av, [*players.net.parameters()]
+    losses = {"loss_av": av.detach()}
     if players.reader is not None and batch.posteriors is not None:
         logits = players.team.gather(players.reader(features))
-        loss = av + players.expression_weight * F.cross_entropy(logits, batch.posteriors)
+        expressions = F.cross_entropy(logits, batch.posteriors)
+        losses["loss_expressions"] = expressions.detach()
+        loss = av + players.expression_weight * expressions
         moved += players.reader.parameters()
     _descend(players, "regression", loss, moved)
-    return av.detach()
+    return losses
 
 
 def _latent(

@@ -453,7 +453,8 @@ def train(
 
     The run folder gets the config, logs, checkpoints, the model file for `annotate --model`, scores
     and pictures. A first Ctrl-C stops after the iteration and keeps it: `--resume` goes on. Exit
-    code 0: done; 1: a loss was not finite; 2: nothing was done; 130: interrupted.
+    code 0: done; 1: a loss was not finite, or a file cannot be written; 2: nothing was done; 130:
+    interrupted.
 
     Several GPUs: `torchrun --nproc-per-node=N -m train --config …`.
     """

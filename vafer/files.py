@@ -15,7 +15,7 @@ def on_disk(file: IO[bytes]) -> None:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, and give it its name when it is done."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another may write it, too
     try:
         write(temporary)
         with temporary.open("rb") as file:

@@ -1,5 +1,6 @@
 """Crops are made once, kept, and fed the same from memory and from disk."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,15 @@ from train import cache
 from train.cache import CropStore, cached_crops, parts_of_jpegs
 from train.config import DataConfig
 from train.data import FaceSet, Split
-from train.feed import Feed, free_memory
-from train.sets import EXPRESSION_NORMS, FACE_NORMS, fold_of, load_split
+from train.feed import Feed, _left_by_groups, free_memory
+from train.sets import (
+    EXPRESSION_NORMS,
+    FACE_NORMS,
+    fold_held_out,
+    fold_of,
+    load_split,
+    split_by_name,
+)
 from vafer.crops import FACE_TEMPLATE, CropSpec, cut, warp
 from vafer.errors import ModelError, UsageError
 from vafer.faces import Detector
@@ -276,6 +284,43 @@ def test_a_set_too_large_for_the_memory_stays_on_disk(monkeypatch: pytest.Monkey
     assert Feed([faces], CPU).decoded is not None
     monkeypatch.undo()
     assert 1e8 < free_memory(CPU) < 1e14
+
+
+def test_the_memory_of_a_container_is_not_exceeded(tmp_path: Path) -> None:
+    own, groups = tmp_path / "cgroup", tmp_path / "groups"
+    own.write_text("1:name=systemd:/\n0::/job/step\n")
+    assert _left_by_groups(own, groups) == math.inf
+    for name, most in (("job/step", "max"), ("job", "5000"), ("", "9000")):
+        group = groups / name
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "memory.max").write_text(f"{most}\n")
+        (group / "memory.current").write_text("1500\n")
+        (group / "memory.stat").write_text("anon 100\ninactive_file 500\n")
+    assert _left_by_groups(own, groups) == 4000
+    (groups / "job" / "memory.max").write_text("200\n")
+    assert _left_by_groups(own, groups) == 0
+    own.write_text("12:memory:/docker\n")  # of version 1
+    assert _left_by_groups(own, groups) == math.inf
+
+
+def test_the_fold_that_a_model_held_out_stands_in_its_card() -> None:
+    data = {"dataset": "faces", "fold": 2, "n_folds": 4}
+    assert fold_held_out({"procedure": {"data": data}}) == (2, 4)
+    for other in ({**data, "dataset": "affectnet"}, {"dataset": "faces"}, {**data, "fold": None}):
+        assert fold_held_out({"procedure": {"data": other}}) is None
+    assert fold_held_out({}) is None
+
+
+def test_faces_by_name_are_cut_the_same_in_every_working_folder(
+    few_faces: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faces.yaml").write_text("data: {dataset: synthetic}")
+    monkeypatch.chdir(tmp_path)
+    crop = CropSpec(size=64, grey=True)
+    split = split_by_name(crop, few_faces, yunet, tmp_path, fold=1, n_folds=4, on_notice=print)
+    persons = {*split.held_out[1].subjects}
+    assert persons
+    assert {fold_of(person, 4) for person in persons} == {1}
 
 
 def test_crops_of_two_sizes_do_not_mix() -> None:

@@ -1,5 +1,7 @@
 """The loop: learns, repeats, resumes to the bit, skips without both groups, stops at a bad loss."""
 
+import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +184,21 @@ def test_the_adversarial_rate_is_scaled() -> None:
     rates = {name: o.param_groups[0]["lr"] for name, o in players.optimisers.items()}
     assert rates["adversarial"] == pytest.approx(0.1 * rates["regression"])
     assert rates["critic"] == rates["regression"]
+
+
+def test_the_encoder_is_decayed_once() -> None:
+    config = toy_config()
+    config = replace(config, optimiser=replace(config.optimiser, weight_decay=0.02))
+    optimisers = toy_players(config).optimisers
+    decay = {name: o.param_groups[0]["weight_decay"] for name, o in optimisers.items()}
+    assert decay == {"regression": 0.02, "critic": 0.02, "adversarial": 0.0}
+
+
+def test_what_diverged_in_another_process_is_told() -> None:
+    error = DivergedError(7, "loss_av", math.inf).after(Path("last.pt"), Path("log.jsonl"))
+    found = pickle.loads(pickle.dumps(error))
+    assert str(found) == str(error)
+    assert (found.step, found.loss, found.value) == (7, "loss_av", math.inf)
 
 
 def test_parameters_that_are_not_finite_are_caught() -> None:

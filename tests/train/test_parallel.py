@@ -83,6 +83,8 @@ def loner(rank: int, port: int, out: Path) -> None:
         with pytest.raises(UsageError, match="only the leader looked"):
             team.led(fails)
         assert team.led(lambda: 7) == (7 if team.leads else None)
+        assert team.agrees((1, "a"))
+        assert not team.agrees(rank)
         torch.save(predicted.shape, out / f"{rank}.pt")
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,18 @@ import torch
 
 from tests.train.toys import toy_config, toy_faces, toy_split
 from train import run as module
-from train.config import GroupingConfig, ModelConfig, TrainConfig, read_config
+from train.config import GroupingConfig, TrainConfig, read_config
 from train.data import Split
 from train.loop import DivergedError
 from train.run import Outcome, Report, train
 from vafer import metrics
 from vafer.datasets.splits import hash_name
-from vafer.errors import UsageError, VaferError
+from vafer.errors import OutputError, UsageError, VaferError
 from vafer.model import load_model, read_card
 
 FILES = {
-    "config.yaml", "log.jsonl", "evaluations.jsonl", "tensorboard", "checkpoints", "scores.json",
-    "model.safetensors", "losses.png", "features.png", "predictions-held_out.png",
+    "config.yaml", "data.json", "log.jsonl", "evaluations.jsonl", "tensorboard", "checkpoints",
+    "scores.json", "model.safetensors", "losses.png", "features.png", "predictions-held_out.png",
 }  # fmt: skip
 LOGGED = {
     "step", "loss_critic", "loss_adv", "loss_av", "margin_mi", "margin_delta", "n_strong", "n_weak",
@@ -152,11 +153,55 @@ def test_folders_in_use_and_other_configs_are_refused(
     assert again.scores == finished[1].scores
 
 
+def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path) -> None:
+    """A data set that was completed since may have other persons in its folds."""
+    out, held_out = tmp_path / "run", toy_faces(32, name="held_out", seed=1)
+    train(toy_config(iterations=3), out, split=toy_split())
+    before = (out / "data.json").read_bytes()
+    more = Split((toy_faces(80),), (held_out,), {})
+    renamed, relabelled = toy_faces(), toy_faces()
+    renamed.subjects[0] = "somebody"
+    relabelled.labels[3, 1] += 0.1
+    others = [Split((faces,), (held_out,), {}) for faces in (renamed, relabelled)]
+    swapped = Split((toy_faces(),), (toy_faces(32, name="held_out", seed=2),), {})
+    for split, says in (
+        (more, "trained_on toy faces 64 against 80; trained_on toy sha256 "),
+        *((other, "trained_on toy sha256 .* put them back") for other in others),
+        (swapped, "there against here: held_out held_out sha256 "),
+    ):
+        with pytest.raises(UsageError, match=f"begun with other faces, .*{says}"):
+            train(toy_config(iterations=3), out, split=split, resume=True)
+    assert (out / "data.json").read_bytes() == before
+    told: list[str] = []
+    fewer = json.loads(before) | {"processes": 4}
+    (out / "data.json").write_text(json.dumps(fewer))
+    train(toy_config(), out, split=toy_split(), resume=True, on_notice=told.append)
+    assert any(text.startswith("the number of processes was 4, is 1: dropout") for text in told)
+
+
+def test_graded_labels_may_differ_in_their_last_digits() -> None:
+    faces = replace(toy_faces(), posteriors=np.zeros((64, 7), np.float32))
+    other = replace(faces, labels=faces.labels + np.float32(1e-6))
+    assert other.fingerprint() == faces.fingerprint()
+    smiling = replace(faces, expressions=np.full(64, "happy", object))
+    assert smiling.fingerprint() != faces.fingerprint()
+    assert faces.where(np.arange(64) > 0, name="toy").fingerprint() != faces.fingerprint()
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "last.pt"))
+
+    monkeypatch.setattr(module, "save_checkpoint", full)
+    with pytest.raises(OutputError, match=r"last\.pt cannot .* No space left .* --resume goes"):
+        train(toy_config(), tmp_path / "out", split=toy_split())
+
+
 def test_several_seeds_are_summed_up(tmp_path: Path) -> None:
     config = toy_config(seeds=(0, 1, 2), iterations=3, critic="none")
     outcome = train(config, tmp_path / "out", split=toy_split())
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "config.yaml", "scores.json", "seed-0", "seed-1", "seed-2",
+        "config.yaml", "data.json", "scores.json", "seed-0", "seed-1", "seed-2",
     ]  # fmt: skip
     written = json.loads((tmp_path / "out" / "scores.json").read_text())
     rmse = [written["seeds"][str(s)]["held_out"]["valence"]["rmse"] for s in range(3)]
@@ -210,7 +255,6 @@ def test_too_many_skipped_steps_are_told(tmp_path: Path) -> None:
 def test_what_is_refused_leaves_nothing(tmp_path: Path) -> None:
     for config, message in (
         (toy_config(batch_size=100), "64 faces to train on: expected at least a batch of 100"),
-        (toy_config(model=ModelConfig(backbone="resnet18", pool=2)), "resnet18 with pool 2"),
         (toy_config(device="cuda:9"), "GPU 9 is wanted"),
     ):
         with pytest.raises(VaferError, match=message):

@@ -89,7 +89,7 @@ def test_reading_expressions_moves_the_reader_and_the_encoder_alone() -> None:
     losses = []
     for one in (players, plain):
         one.net.eval()  # without dropout, so that both see the same
-        losses.append(regression_step(one, replace(batch, posteriors=shares)))
+        losses.append(regression_step(one, replace(batch, posteriors=shares))["loss_av"])
     assert losses[0] == losses[1]  # what is logged is L_AV
     assert not torch.equal(players.reader.weight, before)
     both = [dict(one.net.named_parameters()) for one in (players, plain)]
@@ -178,7 +178,7 @@ def test_regression_moves_down_the_loss() -> None:
     players, batch = players_of("none"), toy_batch()
     assert players.critic is None
     players.net.eval()
-    losses = [regression_step(players, batch).item() for _ in range(8)]
+    losses = [regression_step(players, batch)["loss_av"].item() for _ in range(8)]
     assert losses[-1] < losses[0]
 
 

@@ -100,7 +100,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
-    except VaferError as error:
+    except (VaferError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(path)

@@ -222,13 +222,20 @@ def _table(found: list[Labelled]) -> pl.DataFrame:
 
 def _portraits(faces: Path, detector: Detector) -> Iterator[Labelled]:
     fer2013, lfw_expressions = TABLES
-    fer = pl.read_parquet(faces / fer2013).filter(pl.col("split") == "train")
-    lfw = pl.read_parquet(faces / lfw_expressions)
-    lfw = lfw.filter(
-        (pl.col("identity") != NO_IDENTITY)
-        & pl.col("identity").map_elements(lambda i: fold_of(i, LFW_FOLDS) > 0, pl.Boolean)
-    )
-    for jpeg in (*fer["jpeg"], *lfw["jpeg"]):
+    try:
+        fer = pl.read_parquet(faces / fer2013).filter(pl.col("split") == "train")
+        lfw = pl.read_parquet(faces / lfw_expressions)
+        lfw = lfw.filter(
+            (pl.col("identity") != NO_IDENTITY)
+            & pl.col("identity").map_elements(lambda i: fold_of(i, LFW_FOLDS) > 0, pl.Boolean)
+        )
+        jpegs = [*fer["jpeg"], *lfw["jpeg"]]
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UsageError(
+            f"{faces} cannot be used: {error}. Expected {fer2013} with the columns split and jpeg, "
+            f"and {lfw_expressions} with identity and jpeg"
+        ) from error
+    for jpeg in jpegs:
         picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
         found = detect_near(np.asarray(picture), None, detector)
         if len(found) and found.scores[0] >= SURE and found.landmarks is not None:

@@ -4,10 +4,11 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from train.detector.mining import most_like_faces
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
+from train.loop import DivergedError
 from vafer.download import sha256
 from vafer.errors import UsageError
 from vafer.files import write_text, write_whole
@@ -127,7 +129,8 @@ def train_detector(
     Hard negatives are mined on the way (`MINED_AT`): what the network takes for faces in the
     scenery, if there is any, is shown more often from then on. begin_with: a checkpoint of another
     training, whose average the network begins with; it is mined with at once. Raises UsageError
-    where `out` holds a training with other options or other material, or `begin_with` none.
+    where `out` holds a training with other options or other material, or `begin_with` none;
+    DivergedError where a loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = out / "last.pt", out / "log.jsonl"
@@ -140,7 +143,7 @@ def train_detector(
         asked["begin_with"] = sha256(begin_with)
     step, suspects = 0, None
     if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        state = _state_in(checkpoint, device)
         if found := differences(state.get("asked", {}), asked):
             raise UsageError(
                 f"{out} holds another training, there against here: {found}. Give the same "
@@ -168,12 +171,14 @@ def train_detector(
             if step % LOG_EVERY == 0:
                 now = time.perf_counter()
                 means = {name: round(total.item() / LOG_EVERY, 4) for name, total in sums.items()}
+                _raise_unless_finite(step, means, checkpoint)
                 entry = {"step": step, **means}
                 with log.open("a") as file:
                     file.write(json.dumps(entry) + "\n")
                 on_progress(f"{entry}, {LOG_EVERY / (now - logged):.2f} steps/s")
                 sums, logged = {}, now
             if step % KEEP_EVERY == 0 or step == config.steps:
+                _raise_unless_finite(step, training.norms(), checkpoint)
                 state = {
                     **training.state(),
                     "step": step,
@@ -254,12 +259,37 @@ class _Training:
             ) from error
         self.net.load_state_dict(self.average.module.state_dict())
 
+    def norms(self) -> dict[str, float]:
+        """Of the network's parameters, together."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.net.parameters()])
+        return {"the norm of the parameters": torch.stack(norms).sum().item()}
+
     def state(self) -> dict[str, Any]:
         return {part: getattr(self, part).state_dict() for part in ("net", "average", "optimiser")}
 
     def load(self, state: dict[str, Any]) -> None:
         for part in ("net", "average", "optimiser"):
             getattr(self, part).load_state_dict(state[part])
+
+
+def _state_in(checkpoint: Path, device: str) -> dict[str, Any]:
+    """Raises UsageError where it is damaged."""
+    try:
+        return torch.load(checkpoint, map_location=device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise UsageError(
+            f"{checkpoint} cannot be gone on with ({type(error).__name__}): it is damaged. Delete "
+            "it to begin anew, or take another --out"
+        ) from error
+
+
+def _raise_unless_finite(step: int, values: Mapping[str, float], checkpoint: Path) -> None:
+    """Raise DivergedError before what is wrong is kept."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            left = f"{checkpoint} is of before" if checkpoint.is_file() else "nothing was kept yet"
+            advice = f". The training stopped; {left}. Try it without --bf16, or with another seed"
+            raise DivergedError(step, name, value, advice)
 
 
 def shift_for(scores: np.ndarray) -> float:

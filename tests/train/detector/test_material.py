@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from train.detector import material as material_module
-from train.detector.material import HELD_OUT, Labelled, load_material
+from train.detector.material import HELD_OUT, TABLES, Labelled, load_material
 from train.sets import fold_of
 from vafer.errors import UsageError
 from vafer.sample import write_sample
@@ -84,6 +84,10 @@ def test_a_folder_with_nothing_to_train_on_is_refused(
         with pytest.raises(UsageError, match=r"missing: no such folder"):
             load_material(*folders, yunet, tmp_path, print, **missing)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"holds no fer2013\.parquet: expected"):
+        load_material(tmp_path, folders[1], yunet, tmp_path, print)
+    for table in TABLES:
+        (tmp_path / table).write_bytes(b"no table")
+    with pytest.raises(UsageError, match=r"cannot be used: .* fer2013\.parquet with the columns"):
         load_material(tmp_path, folders[1], yunet, tmp_path, print)
 
 

@@ -20,6 +20,7 @@ from train.detector.material import Material
 from train.detector.network import FaceNet, centres
 from train.detector.run import DetectorConfig, shift_for, train_detector
 from train.detector.scenes import Composer
+from train.loop import DivergedError
 from vafer.errors import UsageError
 from vafer.onnx_file import onnx_weights_sha256
 
@@ -247,6 +248,39 @@ def test_what_an_older_vafer_left_is_another_training(material: Material, tmp_pa
     torch.save({"step": 2, "calls": []}, tmp_path / "last.pt")
     with pytest.raises(UsageError, match="another training"):
         train_detector(material, tmp_path, DetectorConfig(steps=2), workers=0)
+
+
+def test_a_checkpoint_that_breaks_off_is_named(material: Material, tmp_path: Path) -> None:
+    config = DetectorConfig(steps=2, warmup=2)
+    train_detector(material, tmp_path, config, workers=0)
+    whole = (tmp_path / "last.pt").read_bytes()
+    for rest in (b"", whole[: len(whole) // 2]):
+        (tmp_path / "last.pt").write_bytes(rest)
+        with pytest.raises(UsageError, match=r"last\.pt cannot be gone on with .* damaged"):
+            train_detector(material, tmp_path, config, workers=0)
+
+
+@pytest.mark.parametrize("what", ["a loss", "a weight"])
+def test_what_is_not_finite_is_not_kept(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    config = DetectorConfig(steps=4, warmup=2)
+    update = run._Training.update
+
+    def broken(self: run._Training, batch: run.Batch, step: int) -> dict[str, torch.Tensor]:
+        losses = update(self, batch, step)
+        if step == 4 and what == "a weight":
+            next(iter(self.net.parameters())).data[0] = torch.nan
+        elif step == 4:
+            losses["box"] = torch.tensor(torch.inf)
+        return losses
+
+    monkeypatch.setattr(run._Training, "update", broken)
+    says = "box is inf" if what == "a loss" else "the norm of the parameters is nan"
+    with pytest.raises(DivergedError, match=f"iteration 4: {says}.*last.pt is of before"):
+        train_detector(material, tmp_path, config, workers=0)
+    assert torch.load(tmp_path / "last.pt")["step"] == 2
+    assert not (tmp_path / "detector.onnx").exists()
 
 
 def test_a_log_without_a_checkpoint_begins_anew(material: Material, tmp_path: Path) -> None:
