@@ -58,6 +58,10 @@ def run_one(changes: list[str], seed: int, out: Path) -> None:
     sets = {n: drawn_faces(n, d.crops, d.labels, d.subjects) for n, d in drawn.items()}
     split = Split((sets["train"],), (sets["broken"],), {"labels": "drawn"})
     train(config, out, split=split, resume=True)
+    reliance = out / "reliance.json"
+    finished_s = (out / "scores.json").stat().st_mtime
+    if reliance.is_file() and reliance.stat().st_mtime >= finished_s:
+        return
     model = load_model(out / "model.safetensors")
     found: dict[str, object] = {}
     for name in ("as in training", "broken"):
@@ -70,7 +74,7 @@ def run_one(changes: list[str], seed: int, out: Path) -> None:
         dimension: partial_correlation(predicted[:, i], looks[:, i], faces.labels)
         for i, dimension in enumerate(("valence", "arousal"))
     }
-    write_json(out / "reliance.json", found)
+    write_json(reliance, found)
 
 
 def torch_from(crops: np.ndarray):  # type: ignore[no-untyped-def]

@@ -440,7 +440,11 @@ def test_a_recording_that_vanishes_on_the_way_costs_only_itself(
 
 @pytest.mark.parametrize(
     ("what", "says"),
-    [("detect", "does not fit into the memory of the GPU"), ("__iter__", "a.mp4: ZeroDivision")],
+    [
+        ("detect", "does not fit into the memory of the GPU"),
+        ("__iter__", "a.mp4: ZeroDivision"),
+        ("probe", "a.mp4: ZeroDivision"),
+    ],
 )
 def test_what_goes_wrong_with_one_costs_only_itself_with_one_worker_too(
     sample: Path, untrained: Path, yunet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -448,14 +452,15 @@ def test_what_goes_wrong_with_one_costs_only_itself_with_one_worker_too(
 ) -> None:  # fmt: skip
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).symlink_to(sample)
-    owner: type = annotation.Detector if what == "detect" else annotation.VideoReader
+    owners: dict = {"detect": annotation.Detector, "__iter__": annotation.VideoReader}
+    owner = owners.get(what, annotation)
     real, calls = getattr(owner, what), list[int]()
 
-    def once(self: object, *arguments: object) -> object:
+    def once(*arguments: object) -> object:
         calls.append(1)
         if len(calls) == 1:
             raise torch.OutOfMemoryError if what == "detect" else ZeroDivisionError
-        return real(self, *arguments)
+        return real(*arguments)
 
     monkeypatch.setattr(owner, what, once)
     results = vafer.annotate(

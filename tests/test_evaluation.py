@@ -577,11 +577,11 @@ def test_faces_that_do_not_fit_into_a_gpu_are_predicted_in_halves(
 
 # Sends itself what Ctrl-C sends, when the scores of before are gone.
 INTERRUPTED = """
-import os, signal
+import signal
 from vafer import cli, evaluation
 def clear(folder):
     (folder / evaluation.SCORES).unlink()
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 evaluation._clear = clear
 cli.main()
 """

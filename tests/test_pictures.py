@@ -109,7 +109,7 @@ def test_the_thumbnail_of_a_picture_is_not_its_end(tmp_path: Path) -> None:
     whole = path.read_bytes()
     exif = b"Exif\0\0" + save(tmp_path / "small.jpg", 5, width=16, height=16).read_bytes()
     segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
-    path.write_bytes(whole[:2] + segment + b"\xff" + whole[2:])  # and a byte that fills
+    path.write_bytes(whole[:2] + segment + b"\xff\xff\x01\xff\xd0" + whole[2:])  # no lengths
     image = read_picture(path)
     assert image is not None
     assert clips.read(image) == 77

@@ -125,6 +125,9 @@ def test_an_embedded_name_wins_over_a_file_of_that_name(weights: Path, tmp_path:
     assert store.find_model("small") == weights / "small.safetensors"
     assert store.find_model("./small").samefile(file)
     assert store.find_model(Path("small")).samefile(file)
+    file.unlink()
+    with pytest.raises(ModelError, match="no file small, which a Path means"):
+        store.find_model(Path("small"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ on with the first part that is not there.
 
 import hashlib
 import json
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import pyarrow as pa
 from vafer.crops import GREY_WEIGHTS, CropSpec, Patch, cut, warp
 from vafer.datasets.labels import Dataset
 from vafer.errors import UsageError
+from vafer.files import write_whole
 from vafer.labelled import FaceFinder, digest_of, hints, pictures
 
 CROPS_IN_A_PART = 2048  # of single pictures; a video is a part of its own
@@ -162,14 +162,12 @@ def _read(path: Path, expected: int) -> pa.Table:
 
 
 def _write(path: Path, part: Part, finder: FaceFinder) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # two runs may make the same crops
-    try:
+    def write(temporary: Path) -> None:
         with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
             for batch in _make_crops(part, finder):
                 writer.write_batch(batch)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    write_whole(path, write, is_shared=True)  # two runs may make the same crops
 
 
 def _make_crops(part: Part, finder: FaceFinder) -> Iterator[pa.RecordBatch]:

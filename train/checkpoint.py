@@ -3,7 +3,7 @@
 Randomness needs no place in it: every draw is a function of the seed and the iteration.
 """
 
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +13,7 @@ import torch
 
 from train.steps import Players
 from vafer.errors import UsageError
+from vafer.files import write_whole
 
 
 @dataclass(slots=True)
@@ -40,16 +41,18 @@ def save_checkpoint(path: Path, players: Players, progress: Progress) -> None:
         "objective": players.objective.state() if players.objective else {},
         "optimisers": {name: o.state_dict() for name, o in players.optimisers.items()},
     }
+    write_state(path, state)
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a state, whole or not at all. Raises OSError, as of a full disk.
+
+    In memory first: PyTorch's own writer makes a RuntimeError of what the file system says.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, lambda file: file.write_bytes(buffer.getbuffer()))
 
 
 def load_checkpoint(path: Path, players: Players, *, seed: int) -> Progress:

@@ -13,6 +13,8 @@ import numpy as np
 from train.cache import CropStore
 from vafer.errors import UsageError
 
+GRADED = "graded_labels_sha256"
+
 
 @dataclass(frozen=True, slots=True)
 class FaceSet:
@@ -46,7 +48,8 @@ class FaceSet:
     def fingerprint(self) -> dict[str, Any]:
         """How many faces, and a SHA-256 of crops, labels, expressions and persons in their order.
 
-        Graded labels are left out: they are made of the rest, and a GPU grades in other digits.
+        Graded labels have a SHA-256 of their own: they are made of the rest, and where they are
+        made anew, as on another device, they are others.
         """
         crops = self.crops
         of_crops = crops.key.encode() if isinstance(crops, CropStore) else crops.tobytes()
@@ -54,9 +57,13 @@ class FaceSet:
         digest.update(self.rows.astype(np.int64).tobytes())
         for names in (self.subjects, self.expressions):
             digest.update("\n".join(map(str, names)).encode(errors="surrogateescape"))
+        labels = self.labels.astype(np.float32).tobytes()
         if self.posteriors is None:
-            digest.update(self.labels.astype(np.float32).tobytes())
-        return {"faces": len(self), "sha256": digest.hexdigest()}
+            digest.update(labels)
+        found = {"faces": len(self), "sha256": digest.hexdigest()}
+        if self.posteriors is not None:
+            found[GRADED] = hashlib.sha256(labels).hexdigest()
+        return found
 
     def where(self, chosen: np.ndarray, *, name: str) -> "FaceSet":
         """Those of `chosen`, bool (N,)."""

@@ -91,14 +91,14 @@ class Team:
     def led(self, work: Callable[[], T]) -> T | None:
         """Have the leader do some work while the others wait; it gets the result, they None.
 
-        Where it raises a VaferError, all do.
+        Where it raises a VaferError or an OSError, all do.
         """
         result: T | None = None
-        told: list[VaferError | None] = [None]
+        told: list[VaferError | OSError | None] = [None]
         if self.leads:
             try:
                 result = work()
-            except VaferError as error:
+            except (VaferError, OSError) as error:
                 told = [error]
         if self.size > 1:
             dist.broadcast_object_list(told)

@@ -116,7 +116,7 @@ def cross_fitted(
             net = _train(crops, labels, rows, len(names), options, held_out, on_progress)
             found = _posteriors(net, crops, torch.from_numpy(np.flatnonzero(is_held_out)))
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, partial(_save, found))
+            write_whole(path, partial(_save, found), is_shared=True)
             agrees = float((found.argmax(axis=1) == labels[is_held_out]).mean())
             on_progress(f"fold {held_out}: {agrees:.1%} of labels agree with the posterior")
         posteriors[is_held_out] = np.load(path)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, flat, read_config, to_yaml
-from train.data import Split
+from train.data import GRADED, Split
 from train.evaluation import Evaluation, evaluate, one_line, results_of
 from train.feed import Feed
 from train.groups import group, threshold_radius
@@ -105,38 +106,25 @@ def train(
     config.data. A first Ctrl-C stops after the iteration and keeps it. Raises UsageError before
     anything is done, DivergedError when a loss is not finite, OutputError, and KeyboardInterrupt.
     """
-    with (
-        _denormals_flushed(),
-        _disk_errors(out),
-        join_team(config.device) as (team, device),
-    ):
+    with _denormals_flushed(), join_team(config.device) as (team, device):
         tell = on_notice if team.leads else lambda text: None
         if config.batch_size % team.size:
             raise UsageError(
                 f"batch_size is {config.batch_size}: expected a multiple of {team.size} processes"
             )
         with _own_folder(config, out, tell, resume=resume, team=team):
-            if split is None:  # the leader makes the crops; the others find them in the cache
-                split = team.led(lambda: load_split(config, _crops_notice(tell), tell, device))
-            split = split or load_split(config, device=device)
-            feeds = _Feeds(split, config, device)
-            make_players(config, config.seeds[0], device, team)  # what it refuses, it refuses now
-            for notice in _notices(config, split, feeds, device, team):
-                tell(notice)
-            begun = {
-                "processes": team.size,
-                "trained_on": {faces.name: faces.fingerprint() for faces in split.train},
-                "held_out": {faces.name: faces.fingerprint() for faces in split.held_out},
-            }
-            if resume:
-                team.led(lambda: _check_data(out, begun, tell))
-            if team.leads:
-                write_text(out / "config.yaml", to_yaml(config))
-                write_json(out / DATA, begun)
-                if split.assignment is not None:
-                    write_json(out / "split.json", split.assignment)
+            with _disk_errors(out, is_begun=False):
+                if split is None:  # the leader makes the crops; the others find them in the cache
+                    split = team.led(lambda: load_split(config, _crops_notice(tell), tell, device))
+                split = split or load_split(config, device=device)
+                feeds = _Feeds(split, config, device)
+                make_players(config, config.seeds[0], device, team)  # what it refuses, refuse now
+                for notice in _notices(config, split, feeds, device, team):
+                    tell(notice)
+                team.led(partial(_begin, config, out, split, team, tell, resume=resume))
             models, found = {}, {}
-            with stop_asked(team) as stops:  # only now is there anything to keep
+            # Only now is there anything to keep.
+            with stop_asked(team) as stops, _disk_errors(out, is_begun=True):
                 for seed in config.seeds:
                     folder = out if len(config.seeds) == 1 else out / f"seed-{seed}"
                     run = _Run(config, seed, folder, split, feeds, team, stops, on_report, tell)
@@ -162,14 +150,16 @@ def _denormals_flushed() -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """Turn the file system's errors into OutputError, naming the file, or else the run folder."""
+def _disk_errors(out: Path, *, is_begun: bool) -> Iterator[None]:
+    """Turn the file system's errors into our own, naming the file, or else the run folder."""
     try:
         yield
     except OSError as error:
+        found = f"{error.filename or out} cannot be read or written: {error.strerror or error}"
+        if not is_begun:
+            raise UsageError(f"{found}. Nothing was trained") from error
         raise OutputError(
-            f"{error.filename or out} cannot be read or written: {error.strerror or error}. What "
-            "is finished is kept: the same command with --resume goes on"
+            f"{found}. What is finished is kept: the same command with --resume goes on"
         ) from error
 
 
@@ -451,13 +441,39 @@ def _check_folder(
         raise UsageError(f"{out} holds a run of another config: {'; '.join(different)}")
 
 
-def _check_data(out: Path, now: dict[str, Any], on_notice: Callable[[str], None]) -> None:
+def _begin(
+    config: TrainConfig,
+    out: Path,
+    split: Split,
+    team: Team,
+    on_notice: Callable[[str], None],
+    *,
+    resume: bool,
+) -> None:
+    """Note in the run folder what a run is begun with, or see that it goes on with the same."""
+    data = {
+        "processes": team.size,
+        "trained_on": {faces.name: faces.fingerprint() for faces in split.train},
+        "held_out": {faces.name: faces.fingerprint() for faces in split.held_out},
+    }
+    if resume and (out / DATA).is_file():
+        _check_data(out, flat(json.loads((out / DATA).read_text())), flat(data), on_notice)
+    write_text(out / "config.yaml", to_yaml(config))
+    write_json(out / DATA, data)
+    if split.assignment is not None:
+        write_json(out / "split.json", split.assignment)
+
+
+def _check_data(
+    out: Path, before: dict[str, Any], now: dict[str, Any], on_notice: Callable[[str], None]
+) -> None:
     """Refuse to go on with other faces, labels or persons than a run was begun with."""
-    if not (out / DATA).is_file():
-        return
-    before = json.loads((out / DATA).read_text())
-    n_processes, n_now = before.pop("processes"), now["processes"]
-    found = differences(before, {part: sets for part, sets in now.items() if part in before})
+    is_graded = {key: before[key] == now.get(key) for key in before if key.endswith(GRADED)}
+    n_processes, n_now = before["processes"], now["processes"]
+    no_matter = ("processes", *is_graded)
+    found = differences(
+        *({k: v for k, v in of.items() if k not in no_matter} for of in (before, now))
+    )
     if found:
         raise UsageError(
             f"{out} was begun with other faces, there against here: {found}. Expected the same "
@@ -468,6 +484,11 @@ def _check_data(out: Path, now: dict[str, Any], on_notice: Callable[[str], None]
         on_notice(
             f"the number of processes was {n_processes}, is {n_now}: dropout draws otherwise, so "
             "this is not exactly the run that it would have been"
+        )
+    if not all(is_graded.values()):
+        on_notice(
+            "the graded labels are others than it began with, as where they were made anew on "
+            "another device: this is not exactly the run that it would have been"
         )
 
 

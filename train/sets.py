@@ -60,13 +60,16 @@ def load_split(
 ) -> Split:
     """The faces of `config.data`. Raises UsageError where something is missing.
 
-    device: of the networks that grade labels; the CPU without.
+    device: of the networks that grade labels; a GPU without, where config.device allows one.
     """
+    if device is None:
+        uses_cuda = config.device != "cpu" and torch.cuda.is_available()
+        device = torch.device("cuda" if uses_cuda else "cpu")
     match config.data.dataset:
         case "synthetic":
             return _synthetic(config)
         case "faces":
-            return _faces(config, on_progress, on_notice, device or torch.device("cpu"))
+            return _faces(config, on_progress, on_notice, device)
         case name:
             return _published(name, config, on_progress, on_notice)
 

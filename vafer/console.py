@@ -169,7 +169,7 @@ def evaluation_display(*, quiet: bool) -> Iterator[Callable[["EvaluationProgress
         def show(progress: "EvaluationProgress") -> None:
             bar.update(
                 task,
-                description="predicting",
+                description="predicting" if progress.n_done < progress.n_frames else "scoring",
                 completed=progress.n_done,
                 total=progress.n_frames,
             )

@@ -131,11 +131,10 @@ def evaluate(
                 "--overwrite"
             )
         if given is not None:
-            on_progress(
-                EvaluationProgress(0, len(rows))
-            )  # an interrupt has scores to lose from here
+            on_progress(EvaluationProgress(0, len(rows)))  # from here on an interrupt costs scores
             table = predictions_for(opened, rows, read_predictions(given), on_notice)
             predicted = Predicted(table, [])
+            on_progress(EvaluationProgress(len(rows), len(rows)))
         else:
             means = Means(crops, detector_file, torch_device, batch_size, on_progress, on_notice)
             predicted = predict(opened, work, means, folder / PARTS)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -13,9 +14,13 @@ def on_disk(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, and give it its name when it is done."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another may write it, too
+def write_whole(path: Path, write: Callable[[Path], object], *, is_shared: bool = False) -> None:
+    """Let `write` fill a temporary file beside `path`, and give it its name when it is done.
+
+    is_shared: others, on other machines too, may write the same file at the same time.
+    """
+    own = f".{secrets.token_hex(4)}" if is_shared else ""
+    temporary = path.with_name(f".{path.name}{own}.tmp")
     try:
         write(temporary)
         with temporary.open("rb") as file:

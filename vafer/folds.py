@@ -21,7 +21,8 @@ def choose_models(
     A name that vafer knows means that model, whatever folder is so called. Raises ModelError where
     there is none.
     """
-    if model is None or is_model_name(str(model)) or not _is_folder(Path(model)):
+    is_name = isinstance(model, str) and is_model_name(model)
+    if model is None or is_name or not _is_folder(Path(model)):
         return (choose_model(model, on_notice=on_notice),)
     one = Path(model) / OF_A_RUN
     several = sorted(Path(model).glob(f"*/{OF_A_RUN}"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vafer.errors import UsageError, VideoError, counted, display_path, why_unreadable
-from vafer.pictures import is_picture, is_picture_folder, numbered_pictures
+from vafer.pictures import is_picture, numbered_pictures
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
 
@@ -75,7 +75,7 @@ def size_bytes(source: Source) -> int:
 def modified_s(source: Source) -> float:
     """When the file, or a folder or the last of its files, was modified, as POSIX time.
 
-    A folder is modified where files are renamed. Raises OSError.
+    A folder is modified where something in it is renamed, made or deleted. Raises OSError.
     """
     return max(path.stat().st_mtime for path in (source.path, *_files(source)))
 
@@ -128,13 +128,12 @@ def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Sourc
         ]
         for path in videos:
             yield Source(path, display_path(path.relative_to(given)))
-        if not videos and is_picture_folder(folder):
+        series = [] if videos else numbered_pictures(folder)
+        if series:
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
             yield Source(folder, display_path(name))
-            of_series = set(numbered_pictures(folder))
-        else:
-            of_series = set()
+        of_series = set(series)
         paths = [folder / name for name in sorted(files) if not name.startswith(".")]
         if pictures := [path for path in paths if is_picture(path) and path not in of_series]:
             no_series[real] = pictures

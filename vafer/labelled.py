@@ -21,6 +21,7 @@ from vafer.crops import CropSpec
 from vafer.datasets.labels import BOX, Dataset
 from vafer.errors import VideoError
 from vafer.faces import Detector, Faces
+from vafer.onnx_file import onnx_weights_sha256
 from vafer.pictures import read_picture
 from vafer.probe import probe
 from vafer.video import VideoReader
@@ -59,12 +60,13 @@ class FaceFinder:
     @property
     def key(self) -> str:
         """All that decides how a face is found and cropped, in JSON."""
+        detector = self.detector  # its file may hold another card
         spec = {k: v for k, v in self.crop.to_dict().items() if k not in ("mean", "std")}
         return json.dumps(
             [
                 spec,
                 self._template.tolist(),
-                self.detector.sha256 if self.detector else None,
+                [onnx_weights_sha256(detector.path), detector.looks_twice] if detector else None,
                 [self.is_cropped, self.by_detector],
                 [DETECTION_SIDE, SURROUNDINGS, AROUND_BOX, SAME_FACE_IOU],
             ]

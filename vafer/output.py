@@ -6,6 +6,7 @@ and whether it still fits. With `--out results/` the parts are the output. With 
 output they wait in `results.parquet.parts/` until all are there, and are then joined in order.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -194,12 +195,16 @@ class Output:
 
 
 def _names_on_disk(folder: Path) -> None:
-    """Wait until the names in a folder, as those of files that were renamed, are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Wait until the names in a folder, as those of files that were renamed, are on the disk.
+
+    Some file systems know nothing of it, and some folders may not be opened: then do not wait.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def by_video(path: Path) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:

@@ -9,7 +9,7 @@ import numpy as np
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
-_WITHOUT_LENGTH = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD9)})  # what may follow 0xff in vain
+_WITHOUT_LENGTH = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD9)})  # markers, and bytes that fill
 
 
 def numbered_pictures(folder: Path) -> list[Path]:
@@ -71,13 +71,13 @@ def read_picture(path: Path) -> np.ndarray | None:
 
 
 def _is_whole_jpeg(data: bytes) -> bool:
-    """Whether the first scan comes to an end; thumbnails lie in segments before it, the video of a
-    motion photo behind (ITU-T T.81, annex B)."""
+    """Whether an end of image follows the first scan; thumbnails lie in segments before it, the
+    video of a motion photo behind (ITU-T T.81, annex B)."""
     at = len(_JPEG)
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
         if marker == _START_OF_SCAN:
-            return data.find(_END_OF_IMAGE, at) >= 0  # in a scan 0xff is followed by 0
+            return data.find(_END_OF_IMAGE, at) >= 0  # in a scan 0xff comes before 0 or a restart
         at += 1 if marker in _WITHOUT_LENGTH else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
 

@@ -257,7 +257,9 @@ def _missing(wanted: str, kind: str) -> str:
         ("model", {*PAIRS, *embedded_models()}),
         ("detector", {*PACKS, *embedded_detectors()}),
     ):
-        if wanted in names:  # never of this kind: those have been found
+        if wanted in names and other == kind:
+            return f"no file {wanted}, which a Path means; for what is so called give text"
+        if wanted in names:
             return f"{wanted} is a {other}, not a {kind}"
     return f"{wanted}: no such {'file' if path.suffix or len(path.parts) > 1 else kind}"
 

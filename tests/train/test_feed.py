@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import polars as pl
 import pytest
 import torch
@@ -301,6 +302,32 @@ def test_the_memory_of_a_container_is_not_exceeded(tmp_path: Path) -> None:
     assert _left_by_groups(own, groups) == 0
     own.write_text("12:memory:/docker\n")  # of version 1
     assert _left_by_groups(own, groups) == math.inf
+
+
+def test_faces_cut_otherwise_are_others(few_faces: Path, yunet: Path, tmp_path: Path) -> None:
+    def prints(detector: Path | None) -> list[dict]:
+        split = load_split(config(few_faces, detector, tmp_path))
+        return [faces.fingerprint() for faces in (*split.train, *split.held_out)]
+
+    assert prints(yunet) == prints(yunet)
+    for one, other in zip(prints(yunet), prints(None), strict=True):
+        assert one["sha256"] != other["sha256"]
+
+
+def test_another_card_of_a_detector_cuts_no_other_crops(tmp_path: Path) -> None:
+    path = find_detector(None, on_notice=print)
+    model = onnx.load(str(path))
+    model.metadata_props.add(key="remark", value="reworded")
+    onnx.save(model, str(tmp_path / "reworded.onnx"))
+    crop = CropSpec(size=64)
+    ours, reworded = (
+        FaceFinder(crop, Detector(file), is_cropped=True)
+        for file in (path, tmp_path / "reworded.onnx")
+    )
+    assert reworded.key == ours.key
+    assert reworded.detector is not None
+    reworded.detector.looks_twice = not reworded.detector.looks_twice
+    assert reworded.key != ours.key
 
 
 def test_the_fold_that_a_model_held_out_stands_in_its_card() -> None:

@@ -18,6 +18,7 @@ from train import run as module
 from train.config import GroupingConfig, TrainConfig, read_config
 from train.data import Split
 from train.loop import DivergedError
+from train.parallel import Team
 from train.run import Outcome, Report, train
 from vafer import metrics
 from vafer.datasets.splits import hash_name
@@ -165,9 +166,9 @@ def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path) -> None:
     others = [Split((faces,), (held_out,), {}) for faces in (renamed, relabelled)]
     swapped = Split((toy_faces(),), (toy_faces(32, name="held_out", seed=2),), {})
     for split, says in (
-        (more, "trained_on toy faces 64 against 80; trained_on toy sha256 "),
-        *((other, "trained_on toy sha256 .* put them back") for other in others),
-        (swapped, "there against here: held_out held_out sha256 "),
+        (more, "trained_on.toy.faces 64 against 80; trained_on.toy.sha256 "),
+        *((other, "trained_on.toy.sha256 .* put them back") for other in others),
+        (swapped, "there against here: held_out.held_out.sha256 "),
     ):
         with pytest.raises(UsageError, match=f"begun with other faces, .*{says}"):
             train(toy_config(iterations=3), out, split=split, resume=True)
@@ -179,22 +180,65 @@ def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path) -> None:
     assert any(text.startswith("the number of processes was 4, is 1: dropout") for text in told)
 
 
-def test_graded_labels_may_differ_in_their_last_digits() -> None:
-    faces = replace(toy_faces(), posteriors=np.zeros((64, 7), np.float32))
-    other = replace(faces, labels=faces.labels + np.float32(1e-6))
-    assert other.fingerprint() == faces.fingerprint()
+def test_graded_labels_that_differ_are_told(tmp_path: Path) -> None:
+    config = toy_config(iterations=3, critic="none")
+    faces = replace(toy_faces(), posteriors=np.full((64, 7), 1 / 7, np.float32))
+    split = replace(toy_split(), train=(faces,))
+    train(config, tmp_path / "run", split=split)
+    told: list[str] = []
+    train(config, tmp_path / "run", split=split, resume=True, on_notice=told.append)
+    assert not any("graded" in text for text in told)
+    others = replace(split, train=(replace(faces, labels=faces.labels * np.float32(0.99)),))
+    train(config, tmp_path / "run", split=others, resume=True, on_notice=told.append)
+    assert any(text.startswith("the graded labels are others than it began with") for text in told)
     smiling = replace(faces, expressions=np.full(64, "happy", object))
-    assert smiling.fingerprint() != faces.fingerprint()
-    assert faces.where(np.arange(64) > 0, name="toy").fingerprint() != faces.fingerprint()
+    with pytest.raises(UsageError, match=r"begun with other faces, .*trained_on\.toy\.sha256"):
+        train(config, tmp_path / "run", split=replace(split, train=(smiling,)), resume=True)
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device", str(tmp_path / "last.pt"))
+def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
 
-    monkeypatch.setattr(module, "save_checkpoint", full)
-    with pytest.raises(OutputError, match=r"last\.pt cannot .* No space left .* --resume goes"):
+    def full(path: Path, data: bytes) -> int:
+        if "last.pt" in path.name:
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, data)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match=r"last\.pt.* cannot be .* No space .* --resume goes"):
+            train(toy_config(), out, split=toy_split())
+    assert not list(out.rglob("*.tmp"))
+    train(toy_config(), out, split=toy_split(), resume=True)
+    assert (out / "model.safetensors").is_file()
+
+
+def test_what_cannot_be_read_before_it_begins_is_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/cache")
+
+    monkeypatch.setattr(module, "load_split", refused)
+    with pytest.raises(UsageError, match=r"^/cache cannot be .* denied\. Nothing was trained"):
+        train(toy_config(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_see_different_folders_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(Team, "agrees", lambda self, own: asked.append(own))
+    with pytest.raises(UsageError, match="not all processes find the same state of the run"):
         train(toy_config(), tmp_path / "out", split=toy_split())
+    monkeypatch.undo()
+    train(toy_config(), tmp_path / "out", split=toy_split(), resume=True)
+    monkeypatch.setattr(Team, "agrees", lambda self, own: asked.append(own))
+    with pytest.raises(UsageError, match="not all processes find the same state of the run"):
+        train(toy_config(), tmp_path / "out", split=toy_split(), resume=True)
+    assert asked == [(True, 0), (False, 0)]
 
 
 def test_several_seeds_are_summed_up(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from train.checkpoint import write_state
 from train.detector.export import export
 from train.detector.material import HELD_OUT, Labelled, Material
 from train.detector.mining import most_like_faces
@@ -25,7 +25,7 @@ from train.detector.targets import assign, detection_loss
 from train.loop import DivergedError
 from vafer.download import sha256
 from vafer.errors import UsageError
-from vafer.files import write_text, write_whole
+from vafer.files import write_text
 from vafer.output import differences
 
 # Height, width, scenes in a batch, share of the batches. Large faces need large scenes; batches
@@ -143,7 +143,7 @@ def train_detector(
         asked["begin_with"] = sha256(begin_with)
     step, suspects = 0, None
     if checkpoint.is_file():
-        state = _state_in(checkpoint, device)
+        state = _state_in(checkpoint)
         if found := differences(state.get("asked", {}), asked):
             raise UsageError(
                 f"{out} holds another training, there against here: {found}. Give the same "
@@ -185,7 +185,7 @@ def train_detector(
                     "asked": asked,
                     "suspects": None if suspects is None else suspects.tolist(),
                 }
-                write_whole(checkpoint, partial(torch.save, state))
+                write_state(checkpoint, state)
     shift = 0.0
     if len(set_aside) >= ENOUGH:
         on_progress(f"looking for false faces in {len(set_aside)} pictures set aside")
@@ -272,11 +272,11 @@ class _Training:
             getattr(self, part).load_state_dict(state[part])
 
 
-def _state_in(checkpoint: Path, device: str) -> dict[str, Any]:
+def _state_in(checkpoint: Path) -> dict[str, Any]:
     """Raises UsageError where it is damaged."""
     try:
-        return torch.load(checkpoint, map_location=device, weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, UnpicklingError) as error:
         raise UsageError(
             f"{checkpoint} cannot be gone on with ({type(error).__name__}): it is damaged. Delete "
             "it to begin anew, or take another --out"
