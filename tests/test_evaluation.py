@@ -578,6 +578,7 @@ def test_faces_that_do_not_fit_into_a_gpu_are_predicted_in_halves(
 # Sends itself what Ctrl-C sends, when the scores of before are gone.
 INTERRUPTED = """
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, not as under nohup
 from vafer import cli, evaluation
 def clear(folder):
     (folder / evaluation.SCORES).unlink()
