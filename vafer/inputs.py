@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from vafer.errors import UsageError, VideoError, counted, display_path, why_unreadable
 from vafer.pictures import is_picture, numbered_pictures
@@ -128,7 +129,10 @@ def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Sourc
         ]
         for path in videos:
             yield Source(path, display_path(path.relative_to(given)))
-        series = [] if videos else numbered_pictures(folder)
+        try:
+            series = [] if videos else numbered_pictures(folder)
+        except OSError as error:  # it went, or was closed, since it was listed
+            _refuse(error)
         if series:
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
@@ -139,7 +143,7 @@ def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Sourc
             no_series[real] = pictures
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise UsageError(
         f"{display_path(Path(error.filename))} cannot be searched: {error.strerror}. "
         "Make it readable, or name the folders to search"
