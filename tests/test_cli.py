@@ -526,3 +526,16 @@ def test_convert_writes_a_model_and_refuses_other_files(untrained: Path, tmp_pat
 def test_a_notice_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_notice("a decoder said \x1b[2J")
     assert "\x1b[2J" not in capsys.readouterr().err
+
+
+def test_a_notice_keeps_its_lines_and_nothing_else_of_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(console, "stderr", Console(stderr=True))
+    console.show_notice("data:\n  dataset: faces\x1b[31m")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "data:"
+    assert second.startswith("  dataset: faces")
+    assert "\x1b" not in second

@@ -43,7 +43,6 @@ from vafer.files import write_json, write_text
 from vafer.lock import own_folder
 from vafer.metrics import DIMENSIONS
 from vafer.model import ModelCard, save_model
-from vafer.output import differences
 from vafer.plots import plot_features, plot_predictions
 from vafer.plots.features import MOST_FACES
 from vafer.store import OF_A_RUN
@@ -244,6 +243,8 @@ class _Run:
         if resume and finished is None and checkpoint.is_file():
             progress = load_checkpoint(checkpoint, players, seed=self.seed)
             self.on_notice(f"seed {self.seed}: going on after iteration {progress.iteration}")
+        elif resume and finished is None:
+            self.on_notice(f"seed {self.seed}: {self.out} has no checkpoint: it starts anew")
         if not self.team.agrees((finished is None, progress.iteration)):
             raise UsageError(
                 f"{self.out}: not all processes find the same state of the run in it: expected a "
@@ -457,7 +458,16 @@ def _begin(
         "held_out": {faces.name: faces.fingerprint() for faces in split.held_out},
     }
     if resume and (out / DATA).is_file():
-        _check_data(out, flat(json.loads((out / DATA).read_text())), flat(data), on_notice)
+        try:
+            before = flat(json.loads((out / DATA).read_text()))
+            _check_data(out, before, flat(data), on_notice)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"{out / DATA} is damaged ({error!r}), so which faces the run was begun with "
+                "cannot be told: begin anew with another --out, or delete it if they are the same"
+            ) from error
+    elif resume and (out / "config.yaml").is_file():
+        on_notice(f"{out} has no {DATA}: that the faces are those it began with cannot be told")
     write_text(out / "config.yaml", to_yaml(config))
     write_json(out / DATA, data)
     if split.assignment is not None:
@@ -470,13 +480,19 @@ def _check_data(
     """Refuse to go on with other faces, labels or persons than a run was begun with."""
     is_graded = {key: before[key] == now.get(key) for key in before if key.endswith(GRADED)}
     n_processes, n_now = before["processes"], now["processes"]
-    no_matter = ("processes", *is_graded)
-    found = differences(
-        *({k: v for k, v in of.items() if k not in no_matter} for of in (before, now))
-    )
+    of_sets = {*before, *now} - {"processes", *is_graded}
+    found = {key.rpartition(".")[0] for key in of_sets if before.get(key) != now.get(key)}
     if found:
+        counts = [
+            (name, *(f"{of.get(f'{name}.faces', 0):,}" for of in (before, now)))
+            for name in sorted(found)
+        ]
+        told = "; ".join(
+            f"{name} {was} faces against {n}" if was != n else f"{name} as many, but others"
+            for name, was, n in counts
+        )
         raise UsageError(
-            f"{out} was begun with other faces, there against here: {found}. Expected the same "
+            f"{out} was begun with other faces, there against here: {told}. Expected the same "
             "pictures, labels and persons, and crops by the same detector: put them back, or begin "
             "anew with another --out"
         )

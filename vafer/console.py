@@ -455,4 +455,5 @@ def show_error(text: str) -> None:
 
 
 def show_notice(text: str) -> None:
-    stderr.print(_printable(text), markup=False)
+    for line in text.splitlines():  # such as a config's
+        stderr.print(_printable(line), markup=False)

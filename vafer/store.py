@@ -258,7 +258,7 @@ def _missing(wanted: str, kind: str) -> str:
         ("detector", {*PACKS, *embedded_detectors()}),
     ):
         if wanted in names and other == kind:
-            return f"no file {wanted}, which a Path means; for what is so called give text"
+            return f'no file {wanted}, which a Path means: the {kind} of that name is "{wanted}"'
         if wanted in names:
             return f"{wanted} is a {other}, not a {kind}"
     return f"{wanted}: no such {'file' if path.suffix or len(path.parts) > 1 else kind}"

@@ -166,14 +166,27 @@ def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path) -> None:
     others = [Split((faces,), (held_out,), {}) for faces in (renamed, relabelled)]
     swapped = Split((toy_faces(),), (toy_faces(32, name="held_out", seed=2),), {})
     for split, says in (
-        (more, "trained_on.toy.faces 64 against 80; trained_on.toy.sha256 "),
-        *((other, "trained_on.toy.sha256 .* put them back") for other in others),
-        (swapped, "there against here: held_out.held_out.sha256 "),
+        (more, r"trained_on\.toy 64 faces against 80\. Expected"),
+        *((other, r"trained_on\.toy as many, but others.* put them back") for other in others),
+        (swapped, r"there against here: held_out\.held_out as many, but others\. "),
     ):
         with pytest.raises(UsageError, match=f"begun with other faces, .*{says}"):
             train(toy_config(iterations=3), out, split=split, resume=True)
     assert (out / "data.json").read_bytes() == before
+    for damaged in ("", "[]", "{}", '{"trained_on": 5}'):
+        (out / "data.json").write_text(damaged)
+        with pytest.raises(
+            UsageError, match=r"data\.json is damaged .* cannot be told: begin anew"
+        ):
+            train(toy_config(), out, split=toy_split(), resume=True)
     told: list[str] = []
+    (out / "data.json").unlink()
+    (out / "checkpoints" / "last.pt").rename(out / "kept.pt")
+    (out / "scores.json").unlink()
+    train(toy_config(iterations=3), out, split=toy_split(), resume=True, on_notice=told.append)
+    assert any(text.endswith("cannot be told") and "no data.json" in text for text in told)
+    assert any("has no checkpoint: it starts anew" in text for text in told)
+    told.clear()
     fewer = json.loads(before) | {"processes": 4}
     (out / "data.json").write_text(json.dumps(fewer))
     train(toy_config(), out, split=toy_split(), resume=True, on_notice=told.append)
@@ -192,7 +205,7 @@ def test_graded_labels_that_differ_are_told(tmp_path: Path) -> None:
     train(config, tmp_path / "run", split=others, resume=True, on_notice=told.append)
     assert any(text.startswith("the graded labels are others than it began with") for text in told)
     smiling = replace(faces, expressions=np.full(64, "happy", object))
-    with pytest.raises(UsageError, match=r"begun with other faces, .*trained_on\.toy\.sha256"):
+    with pytest.raises(UsageError, match=r"begun with other faces, .*trained_on\.toy as many"):
         train(config, tmp_path / "run", split=replace(split, train=(smiling,)), resume=True)
 
 
