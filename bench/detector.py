@@ -17,7 +17,8 @@ false: `no_face.mp4`, every frame, and the pictures of scikit-image and scikit-l
 face is in, as they are and in several scales and crops; --face-free adds folders of pictures, as
 they are, each with a row of its name.
 Intervals are 95 %, exact for a Poisson count, as if every picture were drawn by itself.
-faces: DIR holds fer2013.parquet and lfw_expressions.parquet, and perhaps six_faces.jpg.
+faces: DIR holds fer2013.parquet and lfw_expressions.parquet, and perhaps six_faces.jpg; of the two
+tables what no detector was trained on.
 speed: the detectors in turn, medians of rounds. Run it on an idle machine.
 """
 

@@ -7,7 +7,7 @@ import pytest
 from tests import clips
 from vafer.errors import VideoError
 from vafer.options import Sampling
-from vafer.pictures import is_picture_folder, numbered_pictures, read_picture
+from vafer.pictures import numbered_pictures, read_picture
 from vafer.probe import probe
 from vafer.video import VideoReader
 
@@ -46,13 +46,7 @@ def test_digits_alone_win_over_a_prefix(folder: Path) -> None:
 
 def test_pictures_under_several_prefixes_are_no_series(folder: Path) -> None:
     save(folder / "other_1.png", 1)
-    assert not is_picture_folder(folder)
-
-
-def test_what_is_a_picture_folder(folder: Path) -> None:
-    assert is_picture_folder(folder)
-    assert not is_picture_folder(folder / "frame_8.png")
-    assert not is_picture_folder(folder / "missing")
+    assert numbered_pictures(folder) == []
 
 
 def test_a_picture_is_a_recording_of_one_frame_without_a_time(tmp_path: Path) -> None:

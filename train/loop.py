@@ -243,10 +243,15 @@ def _images(feed: Feed, rows: np.ndarray, config: TrainConfig) -> Iterator[torch
         yield network_input(middle(crops, config.crop.size), config)
 
 
+def norm_of(net: nn.Module) -> float:
+    """Of all parameters together; not finite where one of them is not."""
+    norms = torch._foreach_norm([parameter.detach() for parameter in net.parameters()])
+    return torch.stack(norms).sum().item()
+
+
 def raise_unless_finite(players: Players, step: int) -> None:
     """Raise DivergedError when a parameter is not finite, before it is kept or scored."""
-    norms = torch._foreach_norm([p.detach() for p in players.net.parameters()])
-    total = torch.stack(norms).sum().item()
+    total = norm_of(players.net)
     if not math.isfinite(total):
         raise DivergedError(step, "the norm of the parameters", total)
 

@@ -243,7 +243,7 @@ class _Run:
         if resume and finished is None and checkpoint.is_file():
             progress = load_checkpoint(checkpoint, players, seed=self.seed)
             self.on_notice(f"seed {self.seed}: going on after iteration {progress.iteration}")
-        elif resume and finished is None:
+        elif resume and finished is None and (self.out / "log.jsonl").is_file():
             self.on_notice(f"seed {self.seed}: {self.out} has no checkpoint: it starts anew")
         if not self.team.agrees((finished is None, progress.iteration)):
             raise UsageError(
@@ -457,7 +457,9 @@ def _begin(
         "trained_on": {faces.name: faces.fingerprint() for faces in split.train},
         "held_out": {faces.name: faces.fingerprint() for faces in split.held_out},
     }
-    if resume and (out / DATA).is_file():
+    goes_on = resume and (out / "config.yaml").is_file()
+    has_data = goes_on and (out / DATA).is_file()
+    if has_data:
         try:
             before = flat(json.loads((out / DATA).read_text()))
             _check_data(out, before, flat(data), on_notice)
@@ -466,10 +468,11 @@ def _begin(
                 f"{out / DATA} is damaged ({error!r}), so which faces the run was begun with "
                 "cannot be told: begin anew with another --out, or delete it if they are the same"
             ) from error
-    elif resume and (out / "config.yaml").is_file():
+    elif goes_on:
         on_notice(f"{out} has no {DATA}: that the faces are those it began with cannot be told")
     write_text(out / "config.yaml", to_yaml(config))
-    write_json(out / DATA, data)
+    if not has_data:  # else it stays what the run was begun with
+        write_json(out / DATA, data)
     if split.assignment is not None:
         write_json(out / "split.json", split.assignment)
 

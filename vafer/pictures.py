@@ -41,14 +41,6 @@ def pictures_of(path: Path) -> list[Path]:
     return numbered_pictures(path) if path.is_dir() else [path]
 
 
-def is_picture_folder(path: Path) -> bool:
-    """Whether `path` is a folder that holds a series of numbered pictures."""
-    try:
-        return path.is_dir() and bool(numbered_pictures(path))
-    except OSError:
-        return False
-
-
 def read_picture(path: Path) -> np.ndarray | None:
     """The pixels of one picture, uint8 (H, W, 3) RGB, upright as EXIF says; None if unreadable.
 

@@ -191,6 +191,16 @@ def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path) -> None:
     (out / "data.json").write_text(json.dumps(fewer))
     train(toy_config(), out, split=toy_split(), resume=True, on_notice=told.append)
     assert any(text.startswith("the number of processes was 4, is 1: dropout") for text in told)
+    assert json.loads((out / "data.json").read_text()) == fewer  # what it was begun with
+
+
+def test_seeds_that_were_not_begun_are_not_called_lost(tmp_path: Path) -> None:
+    train(toy_config(iterations=3, seeds=(0, 1)), tmp_path / "out", split=toy_split())
+    told: list[str] = []
+    more = toy_config(iterations=3, seeds=(0, 1, 2))
+    train(more, tmp_path / "out", split=toy_split(), resume=True, on_notice=told.append)
+    assert "seed 1: finished by an earlier run" in told
+    assert not any("starts anew" in text for text in told)
 
 
 def test_graded_labels_that_differ_are_told(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from train.detector.mining import most_like_faces
 from train.detector.network import FaceNet, centres
 from train.detector.scenes import Composer
 from train.detector.targets import assign, detection_loss
-from train.loop import DivergedError
+from train.loop import DivergedError, norm_of
 from vafer.download import sha256
 from vafer.errors import UsageError
 from vafer.files import write_text
@@ -178,7 +178,8 @@ def train_detector(
                 on_progress(f"{entry}, {LOG_EVERY / (now - logged):.2f} steps/s")
                 sums, logged = {}, now
             if step % KEEP_EVERY == 0 or step == config.steps:
-                _raise_unless_finite(step, training.norms(), checkpoint)
+                norm = {"the norm of the parameters": norm_of(training.net)}
+                _raise_unless_finite(step, norm, checkpoint)
                 state = {
                     **training.state(),
                     "step": step,
@@ -258,11 +259,6 @@ class _Training:
                 "of a training of this detector"
             ) from error
         self.net.load_state_dict(self.average.module.state_dict())
-
-    def norms(self) -> dict[str, float]:
-        """Of the network's parameters, together."""
-        norms = torch._foreach_norm([parameter.detach() for parameter in self.net.parameters()])
-        return {"the norm of the parameters": torch.stack(norms).sum().item()}
 
     def state(self) -> dict[str, Any]:
         return {part: getattr(self, part).state_dict() for part in ("net", "average", "optimiser")}
