@@ -229,6 +229,12 @@ def test_an_output_that_cannot_be_written_is_exit_2_before_any_work(
     code, _, stderr = run("annotate", sample, "--out", tmp_path / "file" / "r.parquet", *options)
     assert code == 2
     assert "cannot be written" in stderr
+    (tmp_path / "r.parquet.parts").touch()
+    code, _, stderr = run("annotate", sample, "--out", tmp_path / "r.parquet", *options)
+    assert code == 2
+    assert re.search(
+        r"r\.parquet cannot be written: file exists \([^)]*r\.parquet\.parts\)", stderr
+    )
 
 
 def test_a_disk_that_fills_up_is_exit_1_and_keeps_what_is_finished(

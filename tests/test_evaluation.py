@@ -409,7 +409,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_scored(
     assert scores_in(tmp_path / "a")["provenance"]["faces"]["unreadable"] == 1
     _, told = run(*common, "--crops", "detector", "--detector", yunet, "--out", tmp_path / "b",
                   code=1)  # fmt: skip
-    assert "partial: " in told
+    assert "partial: 002: 1 picture cannot be read" in told
     picture.unlink()
     picture.symlink_to("nowhere.png")  # as git-annex leaves what it has not fetched
     _, told = run(*common, "--out", tmp_path / "link", code=1)

@@ -79,7 +79,7 @@ def test_nothing_found_and_missing_inputs_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or directory"):
         videos(tmp_path / "missing")
     make(tmp_path, "me.png")
-    with pytest.raises(UsageError, match="but 1 picture without a numbered series"):
+    with pytest.raises(UsageError, match="but 1 picture not numbered: expected"):
         videos(tmp_path)
 
 
@@ -96,9 +96,9 @@ def test_pictures_that_are_no_series_are_told_of(tmp_path: Path) -> None:
     told: list[str] = []
     found = find_sources([tmp_path, tmp_path / "photos" / "me.png"], on_notice=told.append)
     assert [source.video for source in found] == ["clip", "me.png", "video/a.mp4"]
-    assert [notice.split(", ")[0] for notice in told] == [
-        f"1 picture in {tmp_path}/photos passed over",
-        f"1 picture in {tmp_path}/video passed over",
+    assert [notice.split(": ")[0] for notice in told] == [
+        f"1 picture in {tmp_path}/photos passed over, not numbered",
+        f"1 picture in {tmp_path}/video passed over, beside videos",
     ]
     told.clear()
     find_sources([tmp_path, tmp_path / "photos"], on_notice=told.append)
@@ -111,7 +111,23 @@ def test_pictures_beside_a_series_are_told_of(tmp_path: Path) -> None:
     told: list[str] = []
     found = find_sources([tmp_path], on_notice=told.append)
     assert [source.path for source in found] == [tmp_path]
-    assert [notice.split(", ")[0] for notice in told] == [f"2 pictures in {tmp_path} passed over"]
+    (notice,) = told
+    assert notice.startswith(f"2 pictures in {tmp_path} passed over, beside a numbered series: ")
+
+
+def test_a_series_that_others_make_doubtful_is_told_with_the_prefixes(tmp_path: Path) -> None:
+    make(tmp_path, "clip/frame_1.jpg", "clip/frame_2.jpg", "clip/thumb1.jpg", "video.mp4")
+    told: list[str] = []
+    assert [s.video for s in find_sources([tmp_path], on_notice=told.append)] == ["video.mp4"]
+    (notice,) = told
+    assert notice.startswith(
+        f"3 pictures in {tmp_path}/clip passed over, numbered after 2 prefixes (frame_, thumb): "
+    )
+    make(tmp_path, "clip/b1.png", "clip/a1.png")
+    with pytest.raises(
+        UsageError, match=r"but 5 pictures numbered after 4 prefixes \(a, b, frame_, …"
+    ):
+        videos(tmp_path / "clip")
 
 
 def test_a_folder_is_modified_where_its_pictures_are_renamed(tmp_path: Path) -> None:

@@ -431,6 +431,10 @@ def test_places_that_cannot_be_outputs(tmp_path: Path) -> None:
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
         check_output(tmp_path / "folder.parquet", [])
+    for out, table in (("s.parquet", "s.videos.parquet"), ("s", "s/_videos.parquet")):
+        (tmp_path / table).mkdir(parents=True)
+        with pytest.raises(UsageError, match=f"{table} is a folder, where the table of videos"):
+            check_output(tmp_path / out, [])
     output = Output(tmp_path / "r.parquet", run())
     add(output, "a.mp4", 1)
     output.finish()

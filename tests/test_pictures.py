@@ -49,6 +49,14 @@ def test_pictures_under_several_prefixes_are_no_series(folder: Path) -> None:
     assert numbered_pictures(folder) == []
 
 
+def test_two_pictures_of_one_number_are_told(folder: Path) -> None:
+    save(folder / "frame_010.jpg", 10)
+    with pytest.raises(
+        VideoError, match=r"one number, frame_010\.jpg and frame_10\.png; .*leave one"
+    ):
+        probe(folder)
+
+
 def test_a_picture_is_a_recording_of_one_frame_without_a_time(tmp_path: Path) -> None:
     path = save(tmp_path / "portrait.JPG", 5)
     info = probe(path)

@@ -236,7 +236,7 @@ class _Run:
 
     def go(self, *, resume: bool) -> dict[str, Any]:
         """Train to the end; returns the scores by held-out set."""
-        config, checkpoint = self.config, self.out / "checkpoints" / "last.pt"
+        config, checkpoint = self.config, self._checkpoint
         finished = self._finished_before() if resume else None
         players = make_players(config, self.seed, self.feeds.train.device, self.team)
         progress = Progress(self.seed)
@@ -277,9 +277,18 @@ class _Run:
             self._finish(evaluations, players, progress, log)
         return results_of(evaluations)
 
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out / "checkpoints" / "last.pt"
+
     def _finished_before(self) -> dict[str, Any] | None:
-        """The scores of an earlier run that came to the end; they are written last."""
+        """The scores of an earlier run that came to the end; they are written last.
+
+        None where its model is gone, and a checkpoint is there that it can be made of again.
+        """
         path = self.out / "scores.json"
+        if not (self.out / OF_A_RUN).is_file() and self._checkpoint.is_file():
+            return None
         found = json.loads(path.read_text()) if path.is_file() else {}
         return found["sets"] if found.get("iterations") == self.config.iterations else None
 

@@ -21,7 +21,7 @@ from vafer.datasets import open_dataset
 from vafer.datasets.labels import Dataset
 from vafer.datasets.published import PUBLISHED
 from vafer.datasets.splits import Selection, select
-from vafer.errors import UsageError, display_path
+from vafer.errors import UsageError, counted, display_path
 from vafer.files import write_json, write_whole
 from vafer.folds import choose_models, shares, trained_on
 from vafer.lock import own_folder
@@ -141,7 +141,7 @@ def evaluate(
         frames = join(rows, predicted.table)
         n_beyond = frames.filter(pl.any_horizontal(pl.col("valence", "arousal").abs() > 1)).height
         if n_beyond:
-            on_notice(f"{n_beyond:,} predictions lie beyond ±1 and are scored as they are")
+            on_notice(f"{counted(n_beyond, 'prediction')} beyond ±1, scored as made")
         scored = scored_values(frames, predicted.table, missing)
         scores = _scores(opened, selection, frames, scored, missing)
         scores["provenance"] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vafer.errors import UsageError, VideoError, counted, display_path, why_unreadable
-from vafer.pictures import is_picture, numbered_pictures
+from vafer.pictures import is_picture, numbered_pictures, why_no_series
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
 
@@ -27,6 +27,14 @@ class Source:
     video: str
 
 
+@dataclass(frozen=True, slots=True)
+class _PassedOver:
+    """Pictures of one folder that are no recording, and why, as in `beside videos`."""
+
+    pictures: list[Path]
+    why: str
+
+
 def find_sources(
     inputs: Iterable[Path], *, on_notice: Callable[[str], None] = lambda text: None
 ) -> list[Source]:
@@ -39,7 +47,7 @@ def find_sources(
     """
     inputs = list(inputs)
     found: dict[str, Source] = {}
-    no_series: dict[str, list[Path]] = {}
+    no_series: dict[str, _PassedOver] = {}
     for given in inputs:
         for source in _sources_of(given, no_series):
             other = found.setdefault(source.video, source)
@@ -51,19 +59,20 @@ def find_sources(
                 )
     if not found:
         named = ", ".join(display_path(p) for p in inputs) or "nothing"
-        n = sum(map(len, no_series.values()))
-        but = f" but {counted(n, 'picture')} without a numbered series" if n else ""
+        n = sum(len(passed.pictures) for passed in no_series.values())
+        reasons = " or ".join(sorted({passed.why for passed in no_series.values()}))
+        but = f" but {counted(n, 'picture')} {reasons}" if n else ""
         raise UsageError(
             f"no recording found in {named}{but}: expected files ending in "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures. "
             "Any other file, such as a single picture, is tried when it is named itself."
         )
     taken = {os.path.realpath(source.path) for source in found.values()}
-    for pictures in no_series.values():
-        if n := sum(os.path.realpath(picture) not in taken for picture in pictures):
+    for passed in no_series.values():
+        if n := sum(os.path.realpath(picture) not in taken for picture in passed.pictures):
             on_notice(
-                f"{counted(n, 'picture')} in {display_path(pictures[0].parent)} passed over, "
-                "beside videos or of no numbered series: name the files themselves to annotate each"
+                f"{counted(n, 'picture')} in {display_path(passed.pictures[0].parent)} passed over,"
+                f" {passed.why}: name the files themselves to annotate each"
             )
     return [found[video] for video in sorted(found)]
 
@@ -102,7 +111,7 @@ def _files(source: Source) -> list[Path]:
     return sorted(path for path in source.path.iterdir() if path.is_file())
 
 
-def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Source]:
+def _sources_of(given: Path, no_series: dict[str, _PassedOver]) -> Iterator[Source]:
     """The recordings of one input. Pictures of folders that are none come into `no_series`."""
     try:
         given.stat()
@@ -131,16 +140,18 @@ def _sources_of(given: Path, no_series: dict[str, list[Path]]) -> Iterator[Sourc
             yield Source(path, display_path(path.relative_to(given)))
         try:
             series = [] if videos else numbered_pictures(folder)
+            of_series = set(series)
+            paths = [folder / name for name in sorted(files) if not name.startswith(".")]
+            if pictures := [path for path in paths if is_picture(path) and path not in of_series]:
+                beside = "videos" if videos else "a numbered series" if series else ""
+                why = f"beside {beside}" if beside else why_no_series(folder)
+                no_series[real] = _PassedOver(pictures, why)
         except OSError as error:  # it went, or was closed, since it was listed
             _refuse(error)
         if series:
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
             yield Source(folder, display_path(name))
-        of_series = set(series)
-        paths = [folder / name for name in sorted(files) if not name.startswith(".")]
-        if pictures := [path for path in paths if is_picture(path) and path not in of_series]:
-            no_series[real] = pictures
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -22,8 +22,11 @@ def own_folder(folder: Path, *, name: Path | None = None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        at_fault = display_path(Path(error.filename or folder))
         raise UsageError(
-            f"{shown} cannot be written: {(error.strerror or '').lower()}. Give another --out"
+            f"{shown} cannot be written: {why}{f' ({at_fault})' if at_fault != shown else ''}. "
+            "Give another --out"
         ) from error
     try:
         try:

@@ -53,6 +53,11 @@ def check_output(path: Path, sources: Iterable[Source]) -> None:
     shown = display_path(path)
     try:
         is_file, is_dir = path.is_file(), path.is_dir()
+        if videos_path_of(path).is_dir():
+            raise UsageError(
+                f"{display_path(videos_path_of(path))} is a folder, where the table of videos "
+                "would be: move it, or give another --out"
+            )
         if path.suffix.lower() == ".parquet":
             if is_dir:
                 raise UsageError(f"{shown} is a folder: expected --out to name a .parquet file")

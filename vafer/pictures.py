@@ -1,12 +1,14 @@
 """A folder of numbered pictures, or a single one: which files are the frames, and their pixels."""
 
-import re
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_DIGITS = "0123456789"
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD9)})  # markers, and bytes that fill
@@ -17,18 +19,43 @@ def numbered_pictures(folder: Path) -> list[Path]:
 
     A series is what is named by digits alone (`00012.png`) or, where nothing is, by digits after
     one common prefix (`frame_0012.jpg`). Pictures under several prefixes are no series: which of
-    them is the recording is anyone's guess. Raises OSError where the folder cannot be listed.
+    them is the recording is anyone's guess, see `why_no_series`. Two with one number are both
+    there. Raises OSError where the folder cannot be listed.
     """
-    series: dict[str, list[tuple[int, str, Path]]] = {}
-    for path in folder.iterdir():
-        if not is_picture(path) or path.name.startswith("."):
-            continue
-        if number := re.search(r"[0-9]+$", path.stem):
-            prefix = path.stem[: number.start()]
-            series.setdefault(prefix, []).append((int(number[0]), path.name, path))
+    series = _by_prefix(folder)
     if "" not in series and len(series) != 1:
         return []
-    return [path for _, _, path in sorted(series.get("") or next(iter(series.values())))]
+    return sorted(series.get("") or next(iter(series.values())), key=_number_and_name)
+
+
+def why_no_series(folder: Path) -> str:
+    """What keeps `numbered_pictures` from finding a series, for people. Raises OSError."""
+    prefixes = sorted(_by_prefix(folder))
+    if not prefixes:
+        return "not numbered"
+    some = ", ".join(prefixes[:3]) + (", …" if len(prefixes) > 3 else "")
+    return f"numbered after {len(prefixes)} prefixes ({some})"
+
+
+def twins(pictures: Sequence[Path]) -> tuple[Path, Path] | None:
+    """The first two pictures of a series that have one number (`1.jpg`, `1.png`), if any have."""
+    for a, b in pairwise(pictures):
+        if _number_and_name(a)[0] == _number_and_name(b)[0]:
+            return a, b
+    return None
+
+
+def _by_prefix(folder: Path) -> dict[str, list[Path]]:
+    """The numbered pictures of a folder, by what their names have before the number."""
+    series: dict[str, list[Path]] = {}
+    for path in folder.iterdir():
+        if is_picture(path) and not path.name.startswith(".") and path.stem[-1] in _DIGITS:
+            series.setdefault(path.stem.rstrip(_DIGITS), []).append(path)
+    return series
+
+
+def _number_and_name(path: Path) -> tuple[int, str]:
+    return int(path.stem[len(path.stem.rstrip(_DIGITS)) :]), path.name
 
 
 def is_picture(path: Path) -> bool:

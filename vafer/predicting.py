@@ -174,7 +174,9 @@ def _annotated(dataset: Dataset, shares: Shares, means: Means, folder: Path) -> 
         )
         done += len(rows)
         odd = results.videos.filter(pl.col("status") != "done")
-        problems += [f"{row['status']}: {row['error']}" for row in odd.iter_rows(named=True)]
+        for row in odd.iter_rows(named=True):  # what failed is named by its error
+            name = "" if row["status"] == "failed" else f"{row['video']}: "
+            problems.append(f"{row['status']}: {name}{row['error']}")
         if (odd["status"] == "failed").sum() == len(recordings):
             raise UsageError(f"no recording could be read. {problems[-1]}")
         parts.append(predictions_for(dataset, rows, read_predictions(table), means.on_notice))

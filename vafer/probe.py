@@ -21,7 +21,7 @@ from vafer.container import (
 from vafer.errors import counted, display_path, why_unreadable
 from vafer.matroska import fault_of_matroska
 from vafer.mp4 import fault_of_mp4
-from vafer.pictures import is_picture, pictures_of, read_picture
+from vafer.pictures import is_picture, pictures_of, read_picture, twins
 
 VIDEO_SUFFIXES = frozenset(
     (  # noqa: SIM905 - a list of quoted words would take thirty lines
@@ -294,6 +294,9 @@ def _probe_pictures(path: Path) -> VideoInfo:
     if not paths:
         found = "a folder without a series of numbered pictures"
         raise refusal(path, found, "name them 0001.png, 0002.png, … or give a video file")
+    if pair := twins(paths):
+        names = " and ".join(display_path(Path(twin.name)) for twin in pair)
+        raise refusal(path, f"two pictures of one number, {names}", "leave one of each number")
     first = next((image for image in map(read_picture, paths) if image is not None), None)
     if first is None:
         if paths == [path]:

@@ -194,6 +194,17 @@ def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path) -> None:
     assert json.loads((out / "data.json").read_text()) == fewer  # what it was begun with
 
 
+def test_a_finished_run_that_lost_its_model_makes_it_again(tmp_path: Path) -> None:
+    config, model = toy_config(iterations=3), tmp_path / "run" / "model.safetensors"
+    train(config, tmp_path / "run", split=toy_split())
+    before = model.read_bytes()
+    model.unlink()
+    told: list[str] = []
+    train(config, tmp_path / "run", split=toy_split(), resume=True, on_notice=told.append)
+    assert "seed 0: going on after iteration 3" in told
+    assert model.read_bytes() == before
+
+
 def test_seeds_that_were_not_begun_are_not_called_lost(tmp_path: Path) -> None:
     train(toy_config(iterations=3, seeds=(0, 1)), tmp_path / "out", split=toy_split())
     told: list[str] = []
