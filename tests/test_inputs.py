@@ -79,7 +79,7 @@ def test_nothing_found_and_missing_inputs_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or directory"):
         videos(tmp_path / "missing")
     make(tmp_path, "me.png")
-    with pytest.raises(UsageError, match="but 1 picture not numbered: expected"):
+    with pytest.raises(UsageError, match=r"1 picture \(in .* no numbered series\): expected"):
         videos(tmp_path)
 
 
@@ -97,8 +97,8 @@ def test_pictures_that_are_no_series_are_told_of(tmp_path: Path) -> None:
     found = find_sources([tmp_path, tmp_path / "photos" / "me.png"], on_notice=told.append)
     assert [source.video for source in found] == ["clip", "me.png", "video/a.mp4"]
     assert [notice.split(": ")[0] for notice in told] == [
-        f"1 picture in {tmp_path}/photos passed over, not numbered",
-        f"1 picture in {tmp_path}/video passed over, beside videos",
+        f"1 picture in {tmp_path}/photos passed over, since there is no numbered series",
+        f"1 picture in {tmp_path}/video passed over, since there are videos",
     ]
     told.clear()
     find_sources([tmp_path, tmp_path / "photos"], on_notice=told.append)
@@ -112,22 +112,32 @@ def test_pictures_beside_a_series_are_told_of(tmp_path: Path) -> None:
     found = find_sources([tmp_path], on_notice=told.append)
     assert [source.path for source in found] == [tmp_path]
     (notice,) = told
-    assert notice.startswith(f"2 pictures in {tmp_path} passed over, beside a numbered series: ")
+    assert notice.startswith(
+        f"2 pictures in {tmp_path} passed over, since there is a numbered series: "
+    )
 
 
-def test_a_series_that_others_make_doubtful_is_told_with_the_prefixes(tmp_path: Path) -> None:
-    make(tmp_path, "clip/frame_1.jpg", "clip/frame_2.jpg", "clip/thumb1.jpg", "video.mp4")
+def test_a_series_that_others_make_doubtful_is_told_with_examples(tmp_path: Path) -> None:
+    make(
+        tmp_path, "clip/frame_1.jpg", "clip/frame_2.jpg", "clip/thumb1.jpg", "clip/me.png", "a.mp4"
+    )
+    (tmp_path / "clip" / "cover1.jpg").mkdir()
     told: list[str] = []
-    assert [s.video for s in find_sources([tmp_path], on_notice=told.append)] == ["video.mp4"]
+    assert [s.video for s in find_sources([tmp_path], on_notice=told.append)] == ["a.mp4"]
     (notice,) = told
     assert notice.startswith(
-        f"3 pictures in {tmp_path}/clip passed over, numbered after 2 prefixes (frame_, thumb): "
+        f"4 pictures in {tmp_path}/clip passed over, since there is more than one series "
+        "('frame_1.jpg', 'thumb1.jpg'): "
     )
-    make(tmp_path, "clip/b1.png", "clip/a1.png")
-    with pytest.raises(
-        UsageError, match=r"but 5 pictures numbered after 4 prefixes \(a, b, frame_, …"
-    ):
-        videos(tmp_path / "clip")
+    make(tmp_path, "clip/b1.png", os.fsdecode(b"clip/\xff1.png"), "clips/other.png")
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(UsageError) as error:
+        videos(tmp_path)
+    assert "but 7 pictures (in " in str(error.value)
+    assert "more than one series ('b1.png', 'frame_1.jpg', …)): expected" in str(error.value)
+    (tmp_path / "clip" / "frame_1.jpg").rename(tmp_path / "clip" / os.fsdecode(b"a\xff1.jpg"))
+    with pytest.raises(UsageError, match=r"series \('a\\xff1\.jpg', 'b1\.png', …\)"):
+        videos(tmp_path)
 
 
 def test_a_folder_is_modified_where_its_pictures_are_renamed(tmp_path: Path) -> None:

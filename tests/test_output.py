@@ -435,6 +435,9 @@ def test_places_that_cannot_be_outputs(tmp_path: Path) -> None:
         (tmp_path / table).mkdir(parents=True)
         with pytest.raises(UsageError, match=f"{table} is a folder, where the table of videos"):
             check_output(tmp_path / out, [])
+    (tmp_path / "results" / "a.mp4.parquet").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"a\.mp4\.parquet is not the table of a\.mp4"):
+        check_output(tmp_path / "results", [Source(tmp_path / "a.mp4", "a.mp4")])
     output = Output(tmp_path / "r.parquet", run())
     add(output, "a.mp4", 1)
     output.finish()

@@ -251,7 +251,6 @@ class _Run:
                 "folder that all of them share"
             )
         if finished is not None:
-            self.on_notice(f"seed {self.seed}: finished by an earlier run")
             return finished
         evaluations: list[Evaluation] = []
         with closing(RunLog(self.out, progress.iteration, writes=self.team.leads)) as log:
@@ -284,13 +283,21 @@ class _Run:
     def _finished_before(self) -> dict[str, Any] | None:
         """The scores of an earlier run that came to the end; they are written last.
 
-        None where its model is gone, and a checkpoint is there that it can be made of again.
+        None as well where its model is gone and can be made again of the checkpoint.
         """
-        path = self.out / "scores.json"
-        if not (self.out / OF_A_RUN).is_file() and self._checkpoint.is_file():
-            return None
+        path, model = self.out / "scores.json", self.out / OF_A_RUN
         found = json.loads(path.read_text()) if path.is_file() else {}
-        return found["sets"] if found.get("iterations") == self.config.iterations else None
+        if found.get("iterations") != self.config.iterations:
+            return None
+        told = f"seed {self.seed}: finished by an earlier run"
+        if model.is_file():
+            self.on_notice(told)
+        elif self._checkpoint.is_file():
+            self.on_notice(f"{told}, but {model} is gone: it is made again of the checkpoint")
+            return None
+        else:
+            self.on_notice(f"{told}, but {model} is gone, and so is the checkpoint to make it of")
+        return found["sets"]
 
     def _steps(
         self, players: Players, progress: Progress, log: RunLog

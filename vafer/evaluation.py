@@ -141,7 +141,7 @@ def evaluate(
         frames = join(rows, predicted.table)
         n_beyond = frames.filter(pl.any_horizontal(pl.col("valence", "arousal").abs() > 1)).height
         if n_beyond:
-            on_notice(f"{counted(n_beyond, 'prediction')} beyond ±1, scored as made")
+            on_notice(f"{counted(n_beyond, 'prediction')} outside −1 to 1, scored unchanged")
         scored = scored_values(frames, predicted.table, missing)
         scores = _scores(opened, selection, frames, scored, missing)
         scores["provenance"] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vafer.errors import UsageError, VideoError, counted, display_path, why_unreadable
-from vafer.pictures import is_picture, numbered_pictures, why_no_series
+from vafer.pictures import PICTURE_SUFFIXES, is_picture, series_among
 from vafer.probe import VIDEO_SUFFIXES
 from vafer.store import sha256
 
@@ -29,8 +29,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class _PassedOver:
-    """Pictures of one folder that are no recording, and why, as in `beside videos`."""
+    """Pictures of a folder that are no recording. why: a sentence, as in `there are videos`."""
 
+    folder: Path
     pictures: list[Path]
     why: str
 
@@ -47,9 +48,9 @@ def find_sources(
     """
     inputs = list(inputs)
     found: dict[str, Source] = {}
-    no_series: dict[str, _PassedOver] = {}
+    passed_over: dict[str, _PassedOver] = {}
     for given in inputs:
-        for source in _sources_of(given, no_series):
+        for source in _sources_of(given, passed_over):
             other = found.setdefault(source.video, source)
             if os.path.realpath(other.path) != os.path.realpath(source.path):
                 raise UsageError(
@@ -59,20 +60,26 @@ def find_sources(
                 )
     if not found:
         named = ", ".join(display_path(p) for p in inputs) or "nothing"
-        n = sum(len(passed.pictures) for passed in no_series.values())
-        reasons = " or ".join(sorted({passed.why for passed in no_series.values()}))
-        but = f" but {counted(n, 'picture')} {reasons}" if n else ""
+        n = sum(len(passed.pictures) for passed in passed_over.values())
+        example = next(iter(passed_over.values()), None)
+        but = (
+            f" but {counted(n, 'picture')} (in {display_path(example.folder)} {example.why})"
+            if example
+            else ""
+        )
         raise UsageError(
             f"no recording found in {named}{but}: expected files ending in "
-            f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures. "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}, or folders of numbered pictures "
+            f"({' '.join(sorted(PICTURE_SUFFIXES))}). "
             "Any other file, such as a single picture, is tried when it is named itself."
         )
     taken = {os.path.realpath(source.path) for source in found.values()}
-    for passed in no_series.values():
+    for passed in passed_over.values():
         if n := sum(os.path.realpath(picture) not in taken for picture in passed.pictures):
             on_notice(
-                f"{counted(n, 'picture')} in {display_path(passed.pictures[0].parent)} passed over,"
-                f" {passed.why}: name the files themselves to annotate each"
+                f"{counted(n, 'picture')} in {display_path(passed.folder)} passed over, since "
+                f"{passed.why}: name a file itself to annotate it; a series of frames needs a "
+                "folder of its own"
             )
     return [found[video] for video in sorted(found)]
 
@@ -111,8 +118,8 @@ def _files(source: Source) -> list[Path]:
     return sorted(path for path in source.path.iterdir() if path.is_file())
 
 
-def _sources_of(given: Path, no_series: dict[str, _PassedOver]) -> Iterator[Source]:
-    """The recordings of one input. Pictures of folders that are none come into `no_series`."""
+def _sources_of(given: Path, passed_over: dict[str, _PassedOver]) -> Iterator[Source]:
+    """The recordings of one input. Pictures of folders that are none come into `passed_over`."""
     try:
         given.stat()
     except OSError as error:
@@ -131,27 +138,31 @@ def _sources_of(given: Path, no_series: dict[str, _PassedOver]) -> Iterator[Sour
             subfolders.clear()
             continue
         seen.add(real)
-        videos = [
-            folder / name
-            for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
-        ]
+        paths = [folder / name for name in sorted(files) if not name.startswith(".")]
+        videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
         for path in videos:
             yield Source(path, display_path(path.relative_to(given)))
-        try:
-            series = [] if videos else numbered_pictures(folder)
-            of_series = set(series)
-            paths = [folder / name for name in sorted(files) if not name.startswith(".")]
-            if pictures := [path for path in paths if is_picture(path) and path not in of_series]:
-                beside = "videos" if videos else "a numbered series" if series else ""
-                why = f"beside {beside}" if beside else why_no_series(folder)
-                no_series[real] = _PassedOver(pictures, why)
-        except OSError as error:  # it went, or was closed, since it was listed
-            _refuse(error)
+        series, of_others = ([], []) if videos else series_among(paths)
         if series:
             relative = folder.relative_to(given)
             name = relative if relative.parts else Path(folder.resolve().name)
             yield Source(folder, display_path(name))
+        of_series = set(series)
+        if rest := [path for path in paths if is_picture(path) and path not in of_series]:
+            why = _why_passed_over(of_others, has_videos=bool(videos), has_series=bool(series))
+            passed_over[real] = _PassedOver(folder, rest, why)
+
+
+def _why_passed_over(of_others: list[Path], *, has_videos: bool, has_series: bool) -> str:
+    """Why pictures are no recording. of_others: one of each series, where it could be several."""
+    if has_videos:
+        return "there are videos"
+    if has_series:
+        return "there is a numbered series"
+    if not of_others:
+        return "there is no numbered series"
+    some = ", ".join(f"'{display_path(Path(path.name))}'" for path in of_others[:2])
+    return f"there is more than one series ({some}{', …' if len(of_others) > 2 else ''})"
 
 
 def _refuse(error: OSError) -> NoReturn:

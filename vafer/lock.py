@@ -23,11 +23,9 @@ def own_folder(folder: Path, *, name: Path | None = None) -> Iterator[None]:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        at_fault = display_path(Path(error.filename or folder))
-        raise UsageError(
-            f"{shown} cannot be written: {why}{f' ({at_fault})' if at_fault != shown else ''}. "
-            "Give another --out"
-        ) from error
+        there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+        where = f" ({display_path(there)})" if there != (name or folder) else ""
+        raise UsageError(f"{shown} cannot be written: {why}{where}. Give another --out") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

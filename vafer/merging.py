@@ -94,8 +94,11 @@ def merge(
             )
         if overwrite:
             _check_ours(out)
-        elif out.exists() or videos_path_of(out).exists():
-            raise UsageError(f"{display_path(out)} is there already: give another, or --overwrite")
+        for path in (out, videos_path_of(out)):
+            if path.exists() and not overwrite:
+                raise UsageError(
+                    f"{display_path(path)} is there already: give another --out, or --overwrite"
+                )
         n_rows = 0
         provenance = {"schema_version": SCHEMA_VERSION, "runs": [runs[i] for i in sorted(runs)]}
         with _room_for(len(outputs)), TableWriter(out, provenance) as writer:

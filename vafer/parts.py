@@ -48,7 +48,7 @@ def check_output(path: Path, sources: Iterable[Source]) -> None:
     """Refuse an output that cannot be meant, before anything there is read, deleted or written.
 
     Raises UsageError when the name is no output's, when a recording would take the place of the
-    table of videos, or when a file that vafer did not write lies where a recording's table would.
+    table of videos, or when what vafer did not write lies where a table would.
     """
     shown = display_path(path)
     try:
@@ -77,7 +77,7 @@ def check_output(path: Path, sources: Iterable[Source]) -> None:
                     f"a recording called {source.video!r} would take the place of {part.name}: "
                     "rename it, or write to one .parquet file"
                 )
-            if part.is_file() and _is_foreign(part, source.video):
+            if part.is_dir() or (part.is_file() and _is_foreign(part, source.video)):
                 raise UsageError(
                     f"{display_path(part)} is not the table of {source.video}, and would be "
                     "replaced by it: move it, or give another --out"

@@ -1,6 +1,8 @@
 """A folder of numbered pictures, or a single one: which files are the frames, and their pixels."""
 
-from collections.abc import Sequence
+import os
+import string
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +10,6 @@ import cv2
 import numpy as np
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-_DIGITS = "0123456789"
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD9)})  # markers, and bytes that fill
@@ -17,45 +18,46 @@ _WITHOUT_LENGTH = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD9)})  # markers, 
 def numbered_pictures(folder: Path) -> list[Path]:
     """The pictures of `folder` in numeric order; empty where it holds no series.
 
-    A series is what is named by digits alone (`00012.png`) or, where nothing is, by digits after
-    one common prefix (`frame_0012.jpg`). Pictures under several prefixes are no series: which of
-    them is the recording is anyone's guess, see `why_no_series`. Two with one number are both
-    there. Raises OSError where the folder cannot be listed.
+    See `series_among`. Raises OSError where the folder cannot be listed.
     """
-    series = _by_prefix(folder)
-    if "" not in series and len(series) != 1:
-        return []
-    return sorted(series.get("") or next(iter(series.values())), key=_number_and_name)
-
-
-def why_no_series(folder: Path) -> str:
-    """What keeps `numbered_pictures` from finding a series, for people. Raises OSError."""
-    prefixes = sorted(_by_prefix(folder))
-    if not prefixes:
-        return "not numbered"
-    some = ", ".join(prefixes[:3]) + (", …" if len(prefixes) > 3 else "")
-    return f"numbered after {len(prefixes)} prefixes ({some})"
-
-
-def twins(pictures: Sequence[Path]) -> tuple[Path, Path] | None:
-    """The first two pictures of a series that have one number (`1.jpg`, `1.png`), if any have."""
-    for a, b in pairwise(pictures):
-        if _number_and_name(a)[0] == _number_and_name(b)[0]:
-            return a, b
-    return None
-
-
-def _by_prefix(folder: Path) -> dict[str, list[Path]]:
-    """The numbered pictures of a folder, by what their names have before the number."""
-    series: dict[str, list[Path]] = {}
-    for path in folder.iterdir():
-        if is_picture(path) and not path.name.startswith(".") and path.stem[-1] in _DIGITS:
-            series.setdefault(path.stem.rstrip(_DIGITS), []).append(path)
+    with os.scandir(folder) as entries:
+        files = [folder / entry.name for entry in entries if not entry.is_dir()]
+    series, _ = series_among(files)
     return series
 
 
+def series_among(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The series of numbered pictures among a folder's files, in numeric order.
+
+    A series is what is named by digits alone (`00012.png`) or, where nothing is, by digits after
+    one common prefix (`frame_0012.jpg`). Pictures under several prefixes are no series: which of
+    them is the recording is anyone's guess. Then one picture of each prefix comes second. Hidden
+    files do not count; two pictures of one number both do, see `twins`.
+    """
+    by_prefix: dict[str, list[Path]] = {}
+    for path in files:
+        prefix, number = _prefix_and_number(path)
+        if number and is_picture(path) and not path.name.startswith("."):
+            by_prefix.setdefault(prefix, []).append(path)
+    if "" not in by_prefix and len(by_prefix) > 1:
+        return [], [min(by_prefix[prefix], key=_number_and_name) for prefix in sorted(by_prefix)]
+    series = by_prefix.get("") or [path for pictures in by_prefix.values() for path in pictures]
+    return sorted(series, key=_number_and_name), []
+
+
+def twins(series: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Neighbours in a series that have one number, such as `1.jpg` and `1.png`."""
+    return [pair for pair in pairwise(series) if len({_number_and_name(p)[0] for p in pair}) == 1]
+
+
+def _prefix_and_number(path: Path) -> tuple[str, str]:
+    """What a file's name has before the digits at its end, and these; both may be empty."""
+    prefix = path.stem.rstrip(string.digits)
+    return prefix, path.stem[len(prefix) :]
+
+
 def _number_and_name(path: Path) -> tuple[int, str]:
-    return int(path.stem[len(path.stem.rstrip(_DIGITS)) :]), path.name
+    return int(_prefix_and_number(path)[1]), path.name
 
 
 def is_picture(path: Path) -> bool:

@@ -18,7 +18,7 @@ from vafer.container import (
     unusable,
     video_stream,
 )
-from vafer.errors import counted, display_path, why_unreadable
+from vafer.errors import VideoError, counted, display_path, why_unreadable
 from vafer.matroska import fault_of_matroska
 from vafer.mp4 import fault_of_mp4
 from vafer.pictures import is_picture, pictures_of, read_picture, twins
@@ -294,9 +294,12 @@ def _probe_pictures(path: Path) -> VideoInfo:
     if not paths:
         found = "a folder without a series of numbered pictures"
         raise refusal(path, found, "name them 0001.png, 0002.png, … or give a video file")
-    if pair := twins(paths):
-        names = " and ".join(display_path(Path(twin.name)) for twin in pair)
-        raise refusal(path, f"two pictures of one number, {names}", "leave one of each number")
+    if pairs := twins(paths):
+        names = " and ".join(display_path(Path(twin.name)) for twin in pairs[0])
+        raise VideoError(
+            f"{display_path(path)}: found {counted(len(pairs), 'pair')} of pictures with one "
+            f"number, such as {names}; expected one picture of each number: remove the others"
+        )
     first = next((image for image in map(read_picture, paths) if image is not None), None)
     if first is None:
         if paths == [path]:

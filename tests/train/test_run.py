@@ -201,8 +201,13 @@ def test_a_finished_run_that_lost_its_model_makes_it_again(tmp_path: Path) -> No
     model.unlink()
     told: list[str] = []
     train(config, tmp_path / "run", split=toy_split(), resume=True, on_notice=told.append)
-    assert "seed 0: going on after iteration 3" in told
+    assert f"seed 0: finished by an earlier run, but {model} is gone: it is made again" in str(told)
     assert model.read_bytes() == before
+    model.unlink()
+    (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    train(config, tmp_path / "run", split=toy_split(), resume=True, on_notice=told.append)
+    assert told[-1].endswith("is gone, and so is the checkpoint to make it of")
+    assert not model.exists()  # days of training are begun anew by nobody's wish
 
 
 def test_seeds_that_were_not_begun_are_not_called_lost(tmp_path: Path) -> None:
