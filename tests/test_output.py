@@ -401,6 +401,16 @@ def test_all_runs_stand_in_the_metadata(tmp_path: Path) -> None:
     assert [r["id"] for r in read_provenance(place)["runs"]] == ["1", "2"]
 
 
+def test_a_folder_among_the_parts_is_left_alone(tmp_path: Path) -> None:
+    output = Output(tmp_path / "r.parquet", run())
+    (output.parts_folder / "mine.parquet").mkdir()
+    add(output, "a.mp4", 1)
+    output.finish()
+    assert [path.name for path in output.parts_folder.iterdir()] == ["mine.parquet"]
+    remove_output(tmp_path / "r.parquet")
+    assert not output.videos_path.exists()
+
+
 def test_overwriting_removes_what_vafer_wrote_and_nothing_else(place: Path) -> None:
     output = Output(place, run())
     add(output, "a.mp4", 1)
@@ -435,6 +445,15 @@ def test_places_that_cannot_be_outputs(tmp_path: Path) -> None:
         (tmp_path / table).mkdir(parents=True)
         with pytest.raises(UsageError, match=f"{table} is a folder, where the table of videos"):
             check_output(tmp_path / out, [])
+    (tmp_path / "others" / "sub").mkdir(parents=True)
+    (tmp_path / "others" / "sub" / "deep").touch()
+    with pytest.raises(UsageError, match="deep is a file, where a folder of tables would be"):
+        check_output(tmp_path / "others", [Source(tmp_path / "v", "sub/deep/v.mp4")])
+    (tmp_path / "others" / "v.mp4.parquet").write_text("my notes")
+    with pytest.raises(UsageError, match=r"v\.mp4\.parquet is not the table of v\.mp4"):
+        check_output(tmp_path / "others", [Source(tmp_path / "v.mp4", "v.mp4")])
+    (tmp_path / "others" / "v.mp4.parquet").write_bytes(bytes(100))  # as after a power cut
+    check_output(tmp_path / "others", [Source(tmp_path / "v.mp4", "v.mp4")])
     (tmp_path / "results" / "a.mp4.parquet").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"a\.mp4\.parquet is not the table of a\.mp4"):
         check_output(tmp_path / "results", [Source(tmp_path / "a.mp4", "a.mp4")])

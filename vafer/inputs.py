@@ -56,7 +56,7 @@ def find_sources(
                 raise UsageError(
                     f"two recordings would be called {source.video!r} in the table: "
                     f"{display_path(other.path)} and {display_path(source.path)}. "
-                    "Annotate the folder above both, or write to two outputs."
+                    "Annotate the folder above both, rename one, or write to two outputs."
                 )
     if not found:
         named = ", ".join(display_path(p) for p in inputs) or "nothing"

@@ -19,6 +19,8 @@ from vafer.table import SCHEMA, opened, read_provenance, read_videos
 _OTHER_TABLES = {".csv", ".db", ".feather", ".gz", ".h5", ".json", ".pkl", ".pq", ".sav", ".tsv"}
 _OTHER_TABLES |= {".arrow", ".sqlite", ".xlsx"}
 
+_OF_DAMAGED = (b"PAR1", b"", bytes(4))  # what a table begins with that was cut off, or zeroed
+
 _LONGEST_NAME = 240  # bytes of a file name; file systems allow 255, and `.parquet` is added
 
 
@@ -77,6 +79,12 @@ def check_output(path: Path, sources: Iterable[Source]) -> None:
                     f"a recording called {source.video!r} would take the place of {part.name}: "
                     "rename it, or write to one .parquet file"
                 )
+            for inside in part.relative_to(path).parents:
+                if (path / inside).is_file():
+                    raise UsageError(
+                        f"{display_path(path / inside)} is a file, where a folder of tables would "
+                        "be: move it, or give another --out"
+                    )
             if part.is_dir() or (part.is_file() and _is_foreign(part, source.video)):
                 raise UsageError(
                     f"{display_path(part)} is not the table of {source.video}, and would be "
@@ -130,12 +138,13 @@ def whole_parts(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _is_foreign(part: Path, video: str) -> bool:
-    """Whether a file is Parquet, and not the part of this recording; a damaged one is neither."""
+    """Whether a file is not the part of this recording, nor a damaged one, by its first bytes."""
     try:
         with opened(part) as file:
             pq.read_metadata(file)
     except pa.ArrowException:
-        return False
+        with part.open("rb") as damaged:
+            return damaged.read(4) not in _OF_DAMAGED
     try:
         row = read_provenance(part).get("video")
     except OutputError:
@@ -180,7 +189,8 @@ def remove_parts(folder: Path, *, keep_folder: bool = False) -> None:
     """Delete the parts of a single file once they are joined, and their folder if that is empty."""
     for pattern in ("*.parquet", ".*.tmp"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if not path.is_dir():  # somebody else's
+                path.unlink(missing_ok=True)
     if keep_folder:
         return
     with contextlib.suppress(OSError):  # somebody else's file lies in it, or it is not there
