@@ -94,11 +94,10 @@ def merge(
             )
         if overwrite:
             _check_ours(out)
-        for path in (out, videos_path_of(out)):
-            if path.exists() and not overwrite:
-                raise UsageError(
-                    f"{display_path(path)} is there already: give another --out, or --overwrite"
-                )
+        elif there := [path for path in (out, videos_path_of(out)) if path.exists()]:
+            raise UsageError(
+                f"{display_path(there[0])} is there already: give another --out, or --overwrite"
+            )
         n_rows = 0
         provenance = {"schema_version": SCHEMA_VERSION, "runs": [runs[i] for i in sorted(runs)]}
         with _room_for(len(outputs)), TableWriter(out, provenance) as writer:
