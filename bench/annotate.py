@@ -104,7 +104,7 @@ def core_s(pid: int) -> float:
 
 def decode_alone(video: Path, *, searches: bool) -> tuple[float, float]:
     """Seconds a frame, and seconds of a core a frame."""
-    process = DecoderProcess(n_threads=threads_of_lane(1, searches=searches))
+    process = DecoderProcess(n_threads=threads_of_lane(1))
     try:
         list(process.decode(video, Sampling(end_s=1), is_retry=False))  # it has started
         started, worked = time.perf_counter(), core_s(process.pid)
@@ -124,7 +124,7 @@ def faces_alone(
         frames.append(frame)
         if len(frames) == FRAMES_IN_MEMORY:
             break
-    loaded = Detector(detector, n_threads=threads_of_lane(1, searches=searches))
+    loaded = Detector(detector, n_threads=threads_of_lane(1))
     loaded.detect(frames[0].image)
     walk = Walk(loaded, model.card.crop, searches=searches)
     started, worked = time.perf_counter(), time.process_time()

@@ -18,7 +18,7 @@ import vafer
 from tests import clips
 from vafer import annotation, faces
 from vafer.annotation import Progress
-from vafer.batcher import FRAMES_IN_BATCH, Batcher, Found, WalkAhead
+from vafer.batcher import FRAMES_IN_BATCH, BatchedWalk, Batcher, Found
 from vafer.crops import CropSpec, Patch
 from vafer.faces import Detector, Faces
 from vafer.model import Model
@@ -210,7 +210,7 @@ def test_an_upload_that_does_not_fit_waits_for_what_is_ahead(
 ) -> None:
     started = run(Counting())
     started.batcher.detector.has_landmarks = False
-    walk, real, n_failed = WalkAhead(started.batcher, 8), started.batcher.upload, 0
+    walk, real, n_failed = BatchedWalk(started.batcher, 8), started.batcher.upload, 0
 
     def upload(pictures: np.ndarray) -> torch.Tensor:
         nonlocal n_failed

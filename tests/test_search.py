@@ -1,6 +1,6 @@
 """When a whole frame is looked at and when not; and what that changes on real recordings."""
 
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from bench.search import compare
 from vafer.faces import Detector, Faces
 from vafer.model import load_model
 from vafer.options import DetectorOptions
-from vafer.search import FULL_EVERY_FRAMES, Search
+from vafer.search import GROUP_FRAMES, Groups, Search
 
 IMAGE = np.zeros((360, 640, 3), np.uint8)
 
@@ -40,76 +40,67 @@ class Scripted:
         return faces_at(*self.there.boxes[apart.min(axis=0) <= 30, 0])
 
 
-def make() -> tuple[Scripted, Search]:
+def looked(detector: Scripted, *there: Faces) -> list[tuple[int, str]]:
+    """How many faces are found in each frame of a group, given where they are, and how."""
+    search = Search(detector)  # type: ignore[arg-type]
+    found = []
+    for detector.there in there:
+        faces, source = search.find(IMAGE)
+        found.append((len(faces), source))
+    return found
+
+
+def begun(
+    times: Iterable[float], *, cuts: tuple[int, ...] = (), are_long: bool = True
+) -> list[int]:
+    """The frames with which a group begins."""
+    groups = Groups(are_long=are_long)
+    return [
+        k for k, time_s in enumerate(times) if groups.begins(IMAGE, time_s=time_s, is_cut=k in cuts)
+    ]
+
+
+def test_groups_have_a_number_of_frames_and_a_length() -> None:
+    assert begun(np.arange(30) / 30) == [0, GROUP_FRAMES, 2 * GROUP_FRAMES, 3 * GROUP_FRAMES]
+    assert begun(np.arange(8) / 5) == [0, 2, 4, 6]
+    assert begun(np.arange(4) / 2) == [0, 1, 2, 3]
+    assert begun(np.arange(4) / 30, are_long=False) == [0, 1, 2, 3]
+
+
+def test_a_cut_and_a_picture_of_another_size_begin_a_group() -> None:
+    assert begun(np.arange(14) / 30, cuts=(3,)) == [0, 3, 3 + GROUP_FRAMES]
+    groups = Groups(are_long=True)
+    sizes = [(8, 8, 3), (8, 8, 3), (8, 9, 3), (8, 9, 3)]
+    assert [groups.begins(np.zeros(size), time_s=0.0, is_cut=False) for size in sizes] == [
+        True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_the_first_frame_is_looked_at_whole_and_nothing_twice() -> None:
     detector = Scripted()
-    return detector, Search(detector, is_on=True)  # type: ignore[arg-type]
+    found = looked(detector, *[faces_at(100)] * 3)
+    assert found == [(1, "full"), (1, "search"), (1, "search")]
+    assert detector.asked == ["full", "search", "search"]
 
 
-def test_whole_frames_come_first_and_at_intervals() -> None:
-    detector, search = make()
-    sources = [search.find(IMAGE, time_s=k / 30, is_cut=False)[1] for k in range(30)]
-    assert sources[0] == "full"
-    full = [k for k, source in enumerate(sources) if source == "full"]
-    assert {b - a for a, b in pairwise(full)} == {FULL_EVERY_FRAMES}
-    assert detector.asked == sources  # nothing is looked at twice
-
-
-def test_frames_far_apart_are_looked_at_whole() -> None:
-    _, search = make()
-    assert {search.find(IMAGE, time_s=float(k), is_cut=False)[1] for k in range(5)} == {"full"}
-
-
-def test_without_it_every_frame_is_looked_at_whole() -> None:
+def test_a_frame_after_one_without_faces_is_looked_at_whole() -> None:
     detector = Scripted()
-    search = Search(detector, is_on=False)  # type: ignore[arg-type]
-    assert {search.find(IMAGE, time_s=k / 30, is_cut=False)[1] for k in range(5)} == {"full"}
-    assert detector.asked == ["full"] * 5
-
-
-def test_a_cut_and_a_frame_without_faces_ask_for_the_whole() -> None:
-    detector, search = make()
-    search.find(IMAGE, time_s=0.0, is_cut=False)
-    assert search.find(IMAGE, time_s=0.03, is_cut=True)[1] == "full"
-    detector.there = faces_at()
-    for k in range(2, 5):
-        faces, source = search.find(IMAGE, time_s=k * 0.03, is_cut=False)
-        assert (len(faces), source) == (0, "full")
-    assert detector.asked == ["full", "full", "search", "full", "full", "full"]
+    found = looked(detector, faces_at(100), faces_at(), faces_at(), faces_at(100))
+    assert found == [(1, "full"), (0, "full"), (0, "full"), (1, "full")]
+    assert detector.asked == ["full", "search", "full", "full", "full"]
 
 
 def test_a_face_that_is_lost_makes_the_same_frame_be_looked_at_whole() -> None:
-    detector, search = make()
-    search.find(IMAGE, time_s=0.0, is_cut=False)
-    detector.there = faces_at(400)
-    faces, source = search.find(IMAGE, time_s=0.03, is_cut=False)
-    assert (faces.boxes[0, 0], source) == (400, "full")
+    detector = Scripted()
+    assert looked(detector, faces_at(100), faces_at(400)) == [(1, "full"), (1, "full")]
 
 
-def test_a_face_that_comes_back_is_looked_for_where_it_was_for_a_while() -> None:
-    detector, search = make()
-    detector.there = faces_at(100, 300)
-    search.find(IMAGE, time_s=0.0, is_cut=False)
-    detector.there = faces_at(100)
-    assert search.find(IMAGE, time_s=0.03, is_cut=False)[1] == "full"
-    assert search.find(IMAGE, time_s=0.06, is_cut=False)[1] == "search"
+def test_a_face_that_comes_back_is_looked_for_where_it_was() -> None:
+    detector = Scripted()
+    both, one = faces_at(100, 300), faces_at(100)
+    assert looked(detector, both, one, one) == [(2, "full"), (1, "full"), (1, "search")]
     assert detector.around[:, 0].tolist() == [100, 300]
-    detector.there = faces_at(100, 300)
-    faces, source = search.find(IMAGE, time_s=0.09, is_cut=False)
-    assert (len(faces), source) == (2, "search")
-    detector.there = faces_at(100)
-    for k in range(4, 40):
-        search.find(IMAGE, time_s=k * 0.03, is_cut=False)
-    assert detector.around[:, 0].tolist() == [100]
-
-
-def test_a_cut_makes_faces_of_before_be_forgotten() -> None:
-    detector, search = make()
-    detector.there = faces_at(100, 300)
-    search.find(IMAGE, time_s=0.0, is_cut=False)
-    detector.there = faces_at(100)
-    search.find(IMAGE, time_s=0.03, is_cut=True)
-    search.find(IMAGE, time_s=0.06, is_cut=False)
-    assert detector.around[:, 0].tolist() == [100]
+    assert looked(detector, both, one, one, both)[-1] == (2, "search")
 
 
 def test_real_faces_are_found_as_in_whole_frames(shared: Path, untrained: Path) -> None:

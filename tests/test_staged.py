@@ -22,6 +22,7 @@ import vafer
 from bench.memory import held_but_for_files
 from tests import clips
 from vafer import annotation, staged, workers
+from vafer.ahead import ParallelWalk
 from vafer.annotation import Progress
 from vafer.decoding import MOST_FRAMES, N_SLOTS, SLOT_BYTES
 from vafer.errors import VideoError
@@ -63,37 +64,34 @@ def how(untrained: Path, yunet: Path) -> dict[str, Any]:
 
 
 def test_any_number_of_workers_gives_the_same_table_to_the_bit(
-    videos: Path, how: dict[str, Any]
+    videos: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = vafer.annotate(videos, workers=1, **how)
     assert alone.videos["status"].to_list() == ["done", "done", "failed", "done", "failed"]
     assert alone.table["valence"].drop_nulls().n_unique() > 100
     for n in (2, 5):
         same(alone, vafer.annotate(videos, workers=n, **how))
+    monkeypatch.setattr(staged, "available_cores", lambda: 6)  # three threads a lane
+    same(alone, vafer.annotate(videos, workers=2, **how))
     how["detect"] = "search"
-    same(vafer.annotate(videos, workers=1, **how), vafer.annotate(videos, workers=3, **how))
+    alone = vafer.annotate(videos, workers=1, **how)
+    for n in (2, 5):
+        same(alone, vafer.annotate(videos, workers=n, **how))
 
 
 @pytest.mark.parametrize(
-    ("n_cores", "n_lanes", "full", "search"),
-    [(1, 1, 1, 1), (2, 1, 2, 1), (2, 2, 1, 1), (8, 1, 8, 4), (8, 3, 2, 1), (16, 2, 8, 4)],
+    ("n_cores", "n_lanes", "n_threads"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 3, 2), (2, 16, 1)]
 )
 def test_lanes_share_the_cores(
-    monkeypatch: pytest.MonkeyPatch, n_cores: int, n_lanes: int, full: int, search: int
+    monkeypatch: pytest.MonkeyPatch, n_cores: int, n_lanes: int, n_threads: int
 ) -> None:
     monkeypatch.setattr(staged, "available_cores", lambda: n_cores)
-    assert staged.threads_of_lane(n_lanes, searches=False) == full
-    assert staged.threads_of_lane(n_lanes, searches=True) == search
+    assert staged.threads_of_lane(n_lanes) == n_threads
 
 
-@pytest.mark.parametrize(("detect", "n_threads"), [("full", 4), ("search", 2)])
+@pytest.mark.parametrize("detect", ["full", "search"])
 def test_a_lane_and_its_process_have_their_share(
-    sample: Path,
-    how: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    detect: str,
-    n_threads: int,
+    sample: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, detect: str
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).symlink_to(sample)
@@ -105,11 +103,15 @@ def test_a_lane_and_its_process_have_their_share(
             asked.append((kind.__name__, options["n_threads"]))
         return kind(*arguments, **options)
 
-    for kind in (Detector, DecoderProcess):
-        monkeypatch.setattr(annotation, kind.__name__, partial(spy, kind))
+    for module, kind in (
+        (annotation, Detector),
+        (annotation, DecoderProcess),
+        (staged, ParallelWalk),
+    ):
+        monkeypatch.setattr(module, kind.__name__, partial(spy, kind))
     vafer.annotate(tmp_path, workers=2, **{**how, "detect": detect})
-    expected = ["DecoderProcess", "DecoderProcess", "Detector", "Detector"]
-    assert sorted(asked) == [(name, n_threads) for name in expected]
+    expected = [("DecoderProcess", 4), ("Detector", 1), ("ParallelWalk", 4)]
+    assert sorted(asked) == [one for one in expected for _ in range(2)]
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[DecoderProcess]:

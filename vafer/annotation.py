@@ -175,8 +175,8 @@ def annotate(
         events = partial(_one_by_one, pipeline, sampling)
     else:
         stages = Stages(
-            make_detector=lambda n_threads: Detector(
-                chosen_detector.path, detection, device=torch_device, n_threads=n_threads
+            make_detector=lambda: Detector(
+                chosen_detector.path, detection, device=torch_device, n_threads=1
             ),
             model=pipeline.model,
             batch_size=batch_size,

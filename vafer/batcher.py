@@ -10,21 +10,20 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from vafer.crops import Patch, cut_and_warp
+from vafer.ahead import WalkAhead
+from vafer.crops import cut_and_warp
 from vafer.faces import Detector, Faces
 from vafer.model import Model
-from vafer.pipeline import NO_VALUES, Walk
-from vafer.table import FrameResult
+from vafer.pipeline import NO_VALUES, Step
 from vafer.video import Chunk, Frame
 
 FRAMES_IN_BATCH = 32  # at most: it takes hardly longer than one (bench/gpu.py)
 PATIENCE_S = 0.2
-NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
 Found = tuple[Faces, np.ndarray]  # of a frame, with values (N, 2)
 Piece = tuple[torch.Tensor, float]  # frames (K, H, W, 3), and their pixels' width to height
@@ -180,32 +179,21 @@ class Batcher:
             size //= 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    frames: list[Frame]  # without their pictures
-    found: Future[list[Found]]
-
-
-class WalkAhead(Walk):
+class BatchedWalk(WalkAhead[Found]):
     """A walk whose faces and values a batcher finds, about `n_ahead` frames ahead."""
 
     def __init__(self, batcher: Batcher, n_ahead: int) -> None:
         super().__init__(batcher.detector, batcher.model.card.crop, searches=False)
         self._batcher, self._n_ahead = batcher, n_ahead
-        self._ahead: deque[_Ahead] = deque()
-        self._n_frames = 0
 
-    def take(self, chunk: Chunk) -> Iterator[tuple[FrameResult, list[Patch]]]:
+    def take(self, chunk: Chunk) -> Iterator[Step]:
         on_device = self._uploaded(chunk)
         if on_device is None:
             yield from self.rest()  # what is ahead lets go of its memory
             on_device = self._batcher.upload(chunk.pictures)
-        frames = [replace(frame, image=NO_PICTURE) for frame in chunk.frames]
-        found = self._batcher.find(on_device, frames[0].pixel_aspect)
-        self._ahead.append(_Ahead(frames, found))
+        self._send(chunk.frames, self._batcher.find(on_device, chunk.frames[0].pixel_aspect))
         del on_device
-        self._n_frames += len(frames)
-        while len(self._ahead) > 1 and self._n_frames > self._n_ahead:
+        while len(self._ahead) > 1 and self.n_frames_ahead > self._n_ahead:
             yield from self._next()
 
     def _uploaded(self, chunk: Chunk) -> torch.Tensor | None:
@@ -214,14 +202,9 @@ class WalkAhead(Walk):
         except torch.OutOfMemoryError:
             return None
 
-    def rest(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
-        while self._ahead:
-            yield from self._next()
+    def _wait(self, found: Future[list[Found]]) -> list[Found]:
+        return self._batcher.wait(found)
 
-    def _next(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
-        ahead = self._ahead.popleft()
-        self._n_frames -= len(ahead.frames)
-        for frame, (faces, values) in zip(
-            ahead.frames, self._batcher.wait(ahead.found), strict=True
-        ):
-            yield replace(self.link(frame, faces, "full"), values=values), []
+    def _linked(self, frame: Frame, found: Found) -> Step:
+        faces, values = found
+        return replace(self.link(frame, faces, "full"), values=values), []

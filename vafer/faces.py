@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -332,20 +332,28 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
     # From memory: OpenCV tells by the ending of a name what kind of file it is.
     content = np.fromfile(path, np.uint8)
     names = [f"{part}_{stride}" for part in YUNET_PARTS for stride in YUNET_STRIDES]
+    own = threading.local()  # a network for each thread: the size of its input is set on it
+
+    def network() -> Any:
+        if not hasattr(own, "network"):
+            with _only_errors_logged():
+                own.network = cv2.FaceDetectorYN.create(
+                    "onnx",
+                    content,
+                    np.empty(0, np.uint8),
+                    (STRIDE, STRIDE),
+                    threshold,
+                    NMS_IOU,
+                    YUNET_CANDIDATES,
+                )
+        return own.network
+
     try:
         with _only_errors_logged():
             trial = cv2.dnn.readNetFromONNX(content)
             trial.setInput(np.zeros((1, 3, TRIAL_SIDE, TRIAL_SIDE), np.float32))
             outputs = trial.forward(names)
-            network = cv2.FaceDetectorYN.create(
-                "onnx",
-                content,
-                np.empty(0, np.uint8),
-                (STRIDE, STRIDE),
-                threshold,
-                NMS_IOU,
-                YUNET_CANDIDATES,
-            )
+        network()
     except cv2.error as error:
         raise ModelError(
             f"{path} has the outputs of YuNet, and OpenCV cannot run it: {in_one_line(error)}"
@@ -361,8 +369,8 @@ def _load_yunet(path: Path, threshold: float) -> _Loaded:
     _check_finite(path, outputs)
 
     def run(canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        network.setInputSize((canvas.shape[1], canvas.shape[0]))
-        _, found = network.detect(canvas)
+        network().setInputSize((canvas.shape[1], canvas.shape[0]))
+        _, found = network().detect(canvas)
         if found is None:
             return np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
         corner, side = found[:, 0:2], found[:, 2:4]

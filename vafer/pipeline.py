@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -14,7 +14,7 @@ from vafer.cuts import with_cuts
 from vafer.errors import ModelError
 from vafer.faces import Detector, Faces
 from vafer.model import Model
-from vafer.search import Search
+from vafer.search import Groups, Search
 from vafer.table import FrameResult
 from vafer.tracks import Tracker
 from vafer.video import Chunk, Frame
@@ -28,34 +28,57 @@ Owner = TypeVar("Owner")
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen in a frame: its faces, the table's `face_source`, and a patch for each face."""
+
+    faces: Faces
+    source: str
+    patches: list[Patch]
+
+
+Step = tuple[FrameResult, list[Patch]]  # a frame's faces without values, and what these need of it
+
+
 class Walk:
     """The faces of one recording, frame by frame, without their values."""
 
     def __init__(self, detector: Detector, crop: CropSpec, *, searches: bool) -> None:
         self.crop = crop
-        self._search = Search(detector, is_on=searches)
+        self._detector = detector
+        self._groups = Groups(are_long=searches)
+        self._search = Search(detector)
         self._tracker = Tracker()
 
-    def take(self, chunk: Chunk) -> Iterator[tuple[FrameResult, list[Patch]]]:
+    def take(self, chunk: Chunk) -> Iterator[Step]:
         """Take in the next frames; yields what `step` gives, of these or of earlier ones."""
         for frame in chunk.frames:
             yield self.step(frame)
 
-    def rest(self) -> Iterator[tuple[FrameResult, list[Patch]]]:
+    def rest(self) -> Iterator[Step]:
         """The frames that were taken in and are still to come, after the last."""
         yield from ()
 
-    def step(self, frame: Frame) -> tuple[FrameResult, list[Patch]]:
+    def step(self, frame: Frame) -> Step:
         """The next frame's faces, and what their crops need of it; the frame itself can go."""
-        time_s = _time_of(frame)
-        faces, source = self._search.find(frame.image, time_s=time_s, is_cut=frame.is_cut)
+        if self.begins_group(frame):
+            self._search = Search(self._detector)
+        seen = self.look(frame, self._search)
+        return self.link(frame, seen.faces, seen.source), seen.patches
+
+    def begins_group(self, frame: Frame) -> bool:
+        """Whether a group of `vafer.search` begins with the next frame."""
+        return self._groups.begins(frame.image, time_s=_time_of(frame), is_cut=frame.is_cut)
+
+    def look(self, frame: Frame, search: Search) -> Seen:
+        """What is seen in the next frame of a group."""
+        faces, source = search.find(frame.image)
         maps = (
             self.crop.matrices(faces.boxes, faces.landmarks, pixel_aspect=frame.pixel_aspect)
             if len(faces)
             else ()
         )
-        patches = [cut(frame.image, matrix, self.crop.size) for matrix in maps]
-        return self.link(frame, faces, source), patches
+        return Seen(faces, source, [cut(frame.image, matrix, self.crop.size) for matrix in maps])
 
     def link(self, frame: Frame, faces: Faces, source: str) -> FrameResult:
         """The next frame's faces with their tracks."""

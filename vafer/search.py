@@ -1,14 +1,20 @@
-"""Faces over the frames of one recording, with as few looks at whole frames as will do."""
+"""Faces over the frames of one recording, with as few looks at whole frames as will do.
+
+A recording is parted into groups of frames by what its frames are alone, whatever is seen in them.
+The first frame of a group is looked at whole, the others mostly around the faces of the frame
+before; nothing goes from one group to the next, so several can be looked at at once.
+"""
 
 import numpy as np
 
 from vafer.faces import Detector, Faces
 from vafer.mosaic import SAME
-from vafer.tracks import box_distance
+from vafer.tracks import TIME_TOLERANCE_S, box_distance
 
-REMEMBERED_S = 0.5  # how long a face that is missed is looked for where it was last seen
-FULL_EVERY_S = 0.4  # how long a face that comes in while others are there may be overlooked
-FULL_EVERY_FRAMES = 8
+# How long a face that comes in while others are there may be overlooked: longest, exclusive, and
+# most frames of a group.
+GROUP_S = 0.4
+GROUP_FRAMES = 8
 # SHA-256 of the weights of detectors that find nearly the same this way: 98 % of the faces, 1 %
 # others, valence and arousal a median of 0.02 apart (bench/search.py, docs/performance.md).
 AGREES = {
@@ -17,50 +23,51 @@ AGREES = {
 }
 
 
-class Search:
-    """Looks for the faces of one recording, frame by frame.
+class Groups:
+    """Parts a recording, frame by frame. are_long: else each frame is a group by itself."""
 
-    is_on: around the faces of the frame before, and in the whole frame at intervals, after a cut,
-    where there was no face, and where one is not found again. Else always in the whole frame.
+    def __init__(self, *, are_long: bool) -> None:
+        self._n_most = GROUP_FRAMES if are_long else 1
+        self._n_frames = 0  # of the group
+        self._begun_s = 0.0
+        self._shape: tuple[int, ...] = ()
+
+    def begins(self, image: np.ndarray, *, time_s: float, is_cut: bool) -> bool:
+        """Whether a group begins with the next frame, (H, W, 3)."""
+        begins = (
+            is_cut
+            or image.shape != self._shape
+            or self._n_frames == self._n_most
+            or time_s - self._begun_s >= GROUP_S - TIME_TOLERANCE_S
+        )
+        if begins:
+            self._n_frames, self._begun_s, self._shape = 0, time_s, image.shape
+        self._n_frames += 1
+        return begins
+
+
+class Search:
+    """Looks for the faces of one group's frames, one after the other.
+
+    In the whole frame for the first, where the frame before has no face, and where one of its faces
+    is not found again; else around them.
     """
 
-    def __init__(self, detector: Detector, *, is_on: bool) -> None:
+    def __init__(self, detector: Detector) -> None:
         self._detector = detector
-        self._is_on = is_on
-        self._full_s = -np.inf  # when the whole frame was looked at
-        self._n_searched = 0  # frames since
-        self._forget()
+        self._boxes = np.empty((0, 4), np.float32)  # of the faces of the frame before
+        self._gone = np.empty((0, 4), np.float32)  # of those of frames before that one
 
-    def find(self, image: np.ndarray, *, time_s: float, is_cut: bool) -> tuple[Faces, str]:
+    def find(self, image: np.ndarray) -> tuple[Faces, str]:
         """The faces of the next frame, uint8 (H, W, 3) RGB, and the table's `face_source`."""
-        if is_cut:
-            self._forget()
-        is_due = (
-            not len(self._boxes)
-            or self._n_searched + 1 >= FULL_EVERY_FRAMES
-            or time_s - self._full_s >= FULL_EVERY_S
-        )
-        faces = None
-        if self._is_on and not is_due:
+        faces, source = None, "search"
+        if len(self._boxes):
             around = np.concatenate([self._boxes, self._gone])
             faces = self._detector.search(image, around, n_needed=len(self._boxes))
-        source = "full" if faces is None else "search"
-        self._n_searched += 1
         if faces is None:
-            faces = self._detector.detect(image)
-            self._full_s, self._n_searched = time_s, 0
-        self._remember(faces.boxes, time_s)
-        return faces, source
-
-    def _forget(self) -> None:
-        self._boxes = np.empty((0, 4), np.float32)  # of the faces of the frame before
-        self._gone = np.empty((0, 4), np.float32)  # of those of a moment ago
-        self._gone_s = np.empty(0)  # when they were first missed
-
-    def _remember(self, boxes: np.ndarray, time_s: float) -> None:
+            faces, source = self._detector.detect(image), "full"
         known = np.concatenate([self._boxes, self._gone])
-        gone_s = np.concatenate([np.full(len(self._boxes), time_s), self._gone_s])
-        is_gone = time_s - gone_s <= REMEMBERED_S
-        if len(boxes) and len(known):
-            is_gone &= box_distance(known, boxes).min(axis=1) > SAME
-        self._boxes, self._gone, self._gone_s = boxes, known[is_gone], gone_s[is_gone]
+        if len(faces) and len(known):
+            known = known[box_distance(known, faces.boxes).min(axis=1) > SAME]
+        self._boxes, self._gone = faces.boxes, known
+        return faces, source

@@ -15,15 +15,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
 import torch
 
-from vafer.batcher import FRAMES_IN_BATCH, Batcher, WalkAhead
+from vafer.ahead import ParallelWalk
+from vafer.batcher import FRAMES_IN_BATCH, BatchedWalk, Batcher
 from vafer.crops import Patch
 from vafer.errors import VideoError, display_path, why_unreadable
 from vafer.faces import Detector
@@ -37,6 +39,7 @@ from vafer.workers import DecoderLostError, DecoderProcess, Ended, Opened
 
 IN_QUEUE = 8  # between a stage and the next: mostly of as many frames as a decoder hands over
 MOST_LANES = 16  # unless more are asked for: beyond, threads of one process wait for one another
+BYTES_AHEAD = 512 << 20  # of frames whose faces are being looked for, of all lanes
 STOP_WITHIN_S = 3.0
 PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
 
@@ -77,11 +80,11 @@ Events = Generator[tuple[Source, Event], None, None]
 class Stages:
     """What the stages are made of.
 
-    make_detector: one for each lane, by its number of threads. batched: one for all of them in its
-    place, see `vafer.batcher`.
+    make_detector: one for each lane. batched: one for all of them in its place, see
+    `vafer.batcher`.
     """
 
-    make_detector: Callable[[int], Detector]
+    make_detector: Callable[[], Detector]
     model: Model
     batch_size: int
     searches: bool
@@ -98,7 +101,7 @@ def run_staged(stages: Stages, sources: list[Source], n_lanes: int) -> Events:
     if not sources:
         return
     n_lanes = min(n_lanes, len(sources))
-    run = _Run(stages, sources, n_lanes, threads_of_lane(n_lanes, searches=stages.searches))
+    run = _Run(stages, sources, n_lanes, threads_of_lane(n_lanes))
     try:
         yield from run.events()
     finally:
@@ -203,7 +206,7 @@ class _Run:
             self._put(self._done, finished)
 
     def _lane(self) -> None:
-        detector = None if self._batcher else self._stages.make_detector(self._n_threads)
+        start_walk, close = self._walks()
         decoder = self._new_decoder()
         try:
             while (source := self._next()) is not None:
@@ -212,7 +215,7 @@ class _Run:
                     self._tell(source, Hashed(source_sha256(source)))
                     for is_retry in (False, True):
                         try:
-                            self._walk(source, decoder, detector, is_retry=is_retry)
+                            self._walk(source, decoder, start_walk(), is_retry=is_retry)
                             break
                         except DecoderLostError as error:
                             self._decoders.discard(decoder)
@@ -231,6 +234,7 @@ class _Run:
                     decoder = self._new_decoder()
         finally:
             decoder.close()
+            close()
         self._put(self._found, None)
 
     def _new_decoder(self) -> DecoderProcess:
@@ -249,15 +253,29 @@ class _Run:
         except queue.Empty:
             return None
 
-    def _walk(
-        self, source: Source, decoder: DecoderProcess, detector: Detector | None, *, is_retry: bool
-    ) -> None:
-        if detector is None:
-            assert self._batcher is not None
-            walk: Walk = WalkAhead(self._batcher, max(1, 2 * FRAMES_IN_BATCH // self._n_lanes))
-        else:
-            crop = self._stages.model.card.crop
-            walk = Walk(detector, crop, searches=self._stages.searches)
+    def _walks(self) -> tuple[Callable[[], Walk], Callable[[], None]]:
+        """What starts the walk of each of a lane's recordings, and what ends its threads."""
+        if self._batcher is not None:
+            n_ahead = max(1, 2 * FRAMES_IN_BATCH // self._n_lanes)
+            return partial(BatchedWalk, self._batcher, n_ahead), lambda: None
+        detector = self._stages.make_detector()
+        crop, searches = self._stages.model.card.crop, self._stages.searches
+        if self._n_threads == 1 or detector.device != "cpu":
+            return partial(Walk, detector, crop, searches=searches), lambda: None
+        threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="faces")
+        walk = partial(
+            ParallelWalk,
+            detector,
+            crop,
+            searches=searches,
+            threads=threads,
+            n_threads=self._n_threads,
+            most_bytes=BYTES_AHEAD // self._n_lanes,
+            is_over=self._is_over,
+        )
+        return walk, partial(threads.shutdown, wait=False, cancel_futures=True)
+
+    def _walk(self, source: Source, decoder: DecoderProcess, walk: Walk, *, is_retry: bool) -> None:
         for item in decoder.decode(source.path, self._stages.sampling, is_retry=is_retry):
             if isinstance(item, Chunk):
                 results = []
@@ -295,14 +313,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def threads_of_lane(n_lanes: int, *, searches: bool) -> int:
-    """How many threads each lane's detector gets, and its decoder process as many.
-
-    Pictures of a search are small: half of two cores was 1.1 times as fast as both for one face
-    (docs/performance.md).
-    """
-    n_cores = available_cores()
-    return max(1, (n_cores // 2 if searches else n_cores) // n_lanes)
+def threads_of_lane(n_lanes: int) -> int:
+    """How many threads each lane looks for faces by, and its decoder process has as many."""
+    return max(1, available_cores() // n_lanes)
 
 
 @contextmanager
