@@ -8,15 +8,11 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from vafer.crops import CropSpec
 from vafer.faces import Detector
-from vafer.pipeline import Seen, Step, Walk
+from vafer.pipeline import NO_VALUES, Seen, Step, Walk
 from vafer.search import GROUP_FRAMES, Search
 from vafer.video import Chunk, Frame
-
-NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 
 Found = TypeVar("Found")
 
@@ -45,7 +41,8 @@ class WalkAhead(Walk, Generic[Found]):
         return found.result()
 
     def _send(self, frames: list[Frame], found: Future[list[Found]]) -> None:
-        self._ahead.append(([replace(frame, image=NO_PICTURE) for frame in frames], found))
+        """found: in the frames, whose own pictures may change from now on."""
+        self._ahead.append((frames, found))
 
     def _next(self) -> Iterator[Step]:
         frames, found = self._ahead.popleft()
@@ -88,7 +85,7 @@ class ParallelWalk(WalkAhead[Seen]):
         for frame in chunk.frames:
             if self.begins_group(frame):
                 self._send_group()
-            self._group.append(replace(frame, image=frame.image.copy()))  # it may go
+            self._group.append(replace(frame, image=frame.image.copy()))
         while len(self._ahead) > n_ahead:
             yield from self._next()
 
@@ -110,4 +107,4 @@ class ParallelWalk(WalkAhead[Seen]):
         return seen
 
     def _linked(self, frame: Frame, found: Seen) -> Step:
-        return self.link(frame, found.faces, found.source), found.patches
+        return self.link(frame, found.faces, NO_VALUES, found.source), found.patches

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -207,4 +206,4 @@ class BatchedWalk(WalkAhead[Found]):
 
     def _linked(self, frame: Frame, found: Found) -> Step:
         faces, values = found
-        return replace(self.link(frame, faces, "full"), values=values), []
+        return self.link(frame, faces, values, "full"), []

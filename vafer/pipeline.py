@@ -64,7 +64,7 @@ class Walk:
         if self.begins_group(frame):
             self._search = Search(self._detector)
         seen = self.look(frame, self._search)
-        return self.link(frame, seen.faces, seen.source), seen.patches
+        return self.link(frame, seen.faces, NO_VALUES, seen.source), seen.patches
 
     def begins_group(self, frame: Frame) -> bool:
         """Whether a group of `vafer.search` begins with the next frame."""
@@ -80,12 +80,12 @@ class Walk:
         )
         return Seen(faces, source, [cut(frame.image, matrix, self.crop.size) for matrix in maps])
 
-    def link(self, frame: Frame, faces: Faces, source: str) -> FrameResult:
-        """The next frame's faces with their tracks."""
+    def link(self, frame: Frame, faces: Faces, values: np.ndarray, source: str) -> FrameResult:
+        """The next frame's faces with their tracks; of the frame itself no pixel is used."""
         ids = self._tracker.update(
             faces.boxes, faces.scores, time_s=_time_of(frame), is_cut=frame.is_cut
         )
-        return FrameResult(frame.index, frame.pts, frame.time_s, faces, ids, NO_VALUES, source)
+        return FrameResult(frame.index, frame.pts, frame.time_s, faces, ids, values, source)
 
 
 def _time_of(frame: Frame) -> float:

@@ -9,20 +9,11 @@ under someone else's id where ours put 4, half of them by handing the id of a la
 one behind it; and all of its trackers leave the first sight of a face without an id.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 MAX_DISTANCE = 1.0  # in `box_distance`: one face size aside, or half or twice the size
 TIME_TOLERANCE_S = 1e-6  # timestamps are rationals: 0.5 s must not become 0.5000000001 s
-
-
-@dataclass(frozen=True)
-class _Track:
-    id: int
-    box: np.ndarray  # (4,) x1 y1 x2 y2 where the face was last seen
-    time_s: float
 
 
 def box_distance(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
@@ -31,13 +22,13 @@ def box_distance(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
     boxes_a (M, 4) and boxes_b (N, 4), x1 y1 x2 y2 in pixels → float64 (M, N). A face's size is the
     square root of its box's area; the distance is divided by the geometric mean of the two sizes.
     """
-    a, b = np.asarray(boxes_a, np.float64), np.asarray(boxes_b, np.float64)
-    centre_a, centre_b = (a[:, :2] + a[:, 2:]) / 2, (b[:, :2] + b[:, 2:]) / 2
+    a = np.asarray(boxes_a, np.float64).T[:, :, None]  # x1, y1, x2, y2, each (M, 1)
+    b = np.asarray(boxes_b, np.float64).T[:, None]  # each (1, N)
     # A box clipped at the frame's edge may have no area left.
-    area_a = np.maximum((a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1]), 1.0)[:, None]
-    area_b = np.maximum((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]), 1.0)[None, :]
-    apart = np.linalg.norm(centre_a[:, None] - centre_b[None, :], axis=2)
-    return apart / (area_a * area_b) ** 0.25 + np.abs(np.log2(area_a / area_b)) / 2
+    area_a = np.maximum((a[2] - a[0]) * (a[3] - a[1]), 1.0)
+    area_b = np.maximum((b[2] - b[0]) * (b[3] - b[1]), 1.0)
+    x, y = (a[:2] + a[2:] - b[:2] - b[2:]) / 2
+    return np.hypot(x, y) / (area_a * area_b) ** 0.25 + np.abs(np.log2(area_a / area_b)) / 2
 
 
 class Tracker:
@@ -45,9 +36,11 @@ class Tracker:
 
     def __init__(self, *, max_gap_s: float = 0.5) -> None:
         self._max_gap_s = max_gap_s
-        self._tracks: list[_Track] = []
         self._n_ids = 0
         self._last_time_s: float | None = None
+        self._ids = np.empty(0, np.int32)  # of the tracks
+        self._boxes = np.empty((0, 4), np.float32)  # where their faces were last seen
+        self._times_s = np.empty(0)  # and when
 
     def update(
         self, boxes: np.ndarray, scores: np.ndarray, *, time_s: float, is_cut: bool = False
@@ -63,29 +56,35 @@ class Tracker:
         since_last_frame = 0.0 if self._last_time_s is None else time_s - self._last_time_s
         self._last_time_s = time_s
         oldest = time_s - max(self._max_gap_s, since_last_frame) - TIME_TOLERANCE_S
-        alive = [] if is_cut else [track for track in self._tracks if track.time_s >= oldest]
+        is_alive = np.full(len(self._ids), fill_value=False) if is_cut else self._times_s >= oldest
 
         # By score, not as given: the order of detections then changes no face's id, even on ties.
         order = np.argsort(-scores, kind="stable")
-        ids = np.empty(len(boxes), np.int32)
-        ids[order] = self._link(alive, boxes[order])
-
-        seen = [_Track(int(ids[k]), boxes[k], time_s) for k in order]
-        self._tracks = [track for track in alive if track.id not in ids] + seen
-        return ids
-
-    def _link(self, alive: list[_Track], boxes: np.ndarray) -> np.ndarray:
-        """Ids of the boxes, int32 (N,): those of the tracks within reach, else new ones in turn."""
+        boxes = boxes[order]
         ids = np.full(len(boxes), -1, np.int32)
-        if alive and len(boxes):
-            # Clipped at 0: a pair out of reach counts as no pair, and never displaces a good one.
-            gain = np.maximum(
-                MAX_DISTANCE - box_distance(np.stack([track.box for track in alive]), boxes), 0.0
-            )
-            for row, column in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
-                if gain[row, column] > 0:
-                    ids[column] = alive[row].id
+        for track, face in self._linked(is_alive, boxes):
+            ids[face] = self._ids[track]
+            is_alive[track] = False  # its place is taken by the face
         is_new = ids < 0
-        ids[is_new] = self._n_ids + np.arange(is_new.sum())
-        self._n_ids += int(is_new.sum())
-        return ids
+        n_new = int(is_new.sum())
+        ids[is_new] = self._n_ids + np.arange(n_new)
+        self._n_ids += n_new
+
+        self._ids = np.concatenate([self._ids[is_alive], ids])
+        self._boxes = np.concatenate([self._boxes[is_alive], boxes])
+        self._times_s = np.concatenate([self._times_s[is_alive], np.full(len(ids), time_s)])
+        in_given_order = np.empty_like(ids)
+        in_given_order[order] = ids
+        return in_given_order
+
+    def _linked(self, is_alive: np.ndarray, boxes: np.ndarray) -> list[tuple[int, int]]:
+        """Which tracks that are alive go on with which of the boxes."""
+        if not len(boxes) or not is_alive.any():
+            return []
+        tracks = np.flatnonzero(is_alive)
+        # Clipped at 0: a pair out of reach counts as no pair, and never displaces a good one.
+        gain = np.maximum(MAX_DISTANCE - box_distance(self._boxes[tracks], boxes), 0.0)
+        rows, faces = linear_sum_assignment(gain, maximize=True)
+        is_within_reach = gain[rows, faces] > 0
+        rows, faces = rows[is_within_reach], faces[is_within_reach]
+        return list(zip(tracks[rows].tolist(), faces.tolist(), strict=True))
