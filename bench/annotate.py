@@ -19,8 +19,11 @@ import os
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +38,14 @@ import torch
 from insightface.model_zoo import get_model
 from insightface.utils.face_align import norm_crop
 
+from vafer.ahead import ParallelWalk
+from vafer.decoding import MOST_FRAMES
 from vafer.faces import Detector
 from vafer.model import Model, load_model
 from vafer.options import BATCH_SIZE, Sampling
 from vafer.pipeline import Batches, Walk
 from vafer.probe import probe
-from vafer.staged import available_cores, shared_cores, threads_of_lane
+from vafer.staged import BYTES_AHEAD, available_cores, shared_cores, threads_of_lane
 from vafer.store import find_model
 from vafer.video import Chunk, VideoReader
 from vafer.workers import DecoderProcess
@@ -102,7 +107,7 @@ def core_s(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def decode_alone(video: Path, *, searches: bool) -> tuple[float, float]:
+def decode_alone(video: Path) -> tuple[float, float]:
     """Seconds a frame, and seconds of a core a frame."""
     process = DecoderProcess(n_threads=threads_of_lane(1))
     try:
@@ -119,19 +124,28 @@ def faces_alone(
     video: Path, detector: Path, model: Model, *, searches: bool
 ) -> tuple[float, float]:
     """The same of detection, tracking and cropping."""
-    frames = []
-    for frame in VideoReader(probe(video)):
-        frames.append(frame)
-        if len(frames) == FRAMES_IN_MEMORY:
-            break
-    loaded = Detector(detector, n_threads=threads_of_lane(1))
+    reader = iter(VideoReader(probe(video)))
+    frames = list(islice(reader, FRAMES_IN_MEMORY))
+    chunks = [
+        Chunk(some, np.stack([frame.image for frame in some]))
+        for some in (frames[k : k + MOST_FRAMES] for k in range(0, len(frames), MOST_FRAMES))
+    ]
+    loaded = Detector(detector, n_threads=1)
     loaded.detect(frames[0].image)
-    walk = Walk(loaded, model.card.crop, searches=searches)
-    started, worked = time.perf_counter(), time.process_time()
-    for frame in frames:
-        walk.step(frame)
-    seconds, worked = time.perf_counter() - started, time.process_time() - worked
-    return seconds / len(frames), worked / len(frames)
+    with ThreadPoolExecutor(threads_of_lane(1)) as threads:
+        walk = ParallelWalk(
+            loaded,
+            model.card.crop,
+            searches=searches,
+            threads=threads,
+            n_threads=threads_of_lane(1),
+            most_bytes=BYTES_AHEAD,
+            is_over=threading.Event(),
+        )
+        started, worked = time.perf_counter(), time.process_time()
+        n = sum(1 for chunk in chunks for _ in walk.take(chunk)) + sum(1 for _ in walk.rest())
+        seconds, worked = time.perf_counter() - started, time.process_time() - worked
+    return seconds / n, worked / n
 
 
 def predict_alone(video: Path, detector: Path, model: Model) -> tuple[float, float]:
@@ -173,8 +187,7 @@ def main() -> None:
             ),
         }
         stages: dict[str, Callable[[], tuple[float, float]]] = {
-            "decode, full": lambda: decode_alone(video, searches=False),
-            "decode, search": lambda: decode_alone(video, searches=True),
+            "decode": lambda: decode_alone(video),
             "faces, full": lambda: faces_alone(video, arguments.detector, model, searches=False),
             "faces, search": lambda: faces_alone(video, arguments.detector, model, searches=True),
             "predict": lambda: predict_alone(video, arguments.detector, model),
@@ -210,7 +223,7 @@ def main() -> None:
             f"  {1000 * worked:5.2f} ms of a core each"
         )
     for detect in ("full", "search"):
-        parts = (alone[f"decode, {detect}"], alone[f"faces, {detect}"], alone["predict"])
+        parts = (alone["decode"], alone[f"faces, {detect}"], alone["predict"])
         of_slowest, of_all = [], []
         for rate, *turn in zip(rates[f"vafer, {detect}"], *parts, strict=True):
             of_slowest.append(rate * max(seconds for seconds, _ in turn))
