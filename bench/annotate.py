@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from vafer.model import Model, load_model
 from vafer.options import BATCH_SIZE, Sampling
 from vafer.pipeline import Batches, Walk
 from vafer.probe import probe
-from vafer.staged import BYTES_AHEAD, available_cores, shared_cores, threads_of_lane
+from vafer.staged import available_cores, shared_cores, threads_of_lane
 from vafer.store import find_model
 from vafer.video import Chunk, VideoReader
 from vafer.workers import DecoderProcess
@@ -132,16 +132,14 @@ def faces_alone(
     ]
     loaded = Detector(detector, n_threads=1)
     loaded.detect(frames[0].image)
-    with ThreadPoolExecutor(threads_of_lane(1)) as threads:
-        walk = ParallelWalk(
-            loaded,
-            model.card.crop,
-            searches=searches,
-            threads=threads,
-            n_threads=threads_of_lane(1),
-            most_bytes=BYTES_AHEAD,
-            is_over=threading.Event(),
-        )
+    walk = ParallelWalk(
+        loaded,
+        model.card.crop,
+        searches=searches,
+        n_threads=threads_of_lane(1),
+        is_over=threading.Event(),
+    )
+    with closing(walk):
         started, worked = time.perf_counter(), time.process_time()
         n = sum(1 for chunk in chunks for _ in walk.take(chunk)) + sum(1 for _ in walk.rest())
         seconds, worked = time.perf_counter() - started, time.process_time() - worked

@@ -191,10 +191,22 @@ def test_an_input_that_breaks_off_leaves_what_is_there(tmp_path: Path) -> None:
     data = bytearray(b.read_bytes())
     data[4:200] = bytes(196)  # the first pages; what describes them lies at the end
     b.write_bytes(data)
-    with pytest.raises(OutputError, match=r"b\.parquet cannot be read as a table"):
+    with pytest.raises(OutputError, match=r"b\.parquet is not a whole Parquet file"):
         vafer.merge([a, b], out, overwrite=True)
     assert (out.read_bytes(), (tmp_path / "out.videos.parquet").read_bytes()) == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.videos.parquet"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_there_and_is_not_ours_stays(tmp_path: Path, name: str, overwrite: bool) -> None:
+    a = make(tmp_path / "a", VIDEOS[:2])
+    (tmp_path / name).write_text("my notes")
+    with pytest.raises(UsageError, match="It is not replaced: give another --out") as refused:
+        vafer.merge([a], tmp_path / "out.parquet", overwrite=overwrite)
+    assert name in str(refused.value)
+    assert "--overwrite" not in str(refused.value)
+    assert (tmp_path / name).read_text() == "my notes"
 
 
 def test_a_refusal_ends_in_order(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vafer.errors import OutputError, UsageError
 from vafer.inputs import Source, size_bytes, source_sha256
 from vafer.merging import merge
 from vafer.output import Output
-from vafer.parts import check_output, remove_output
+from vafer.parts import check_output, part_of, remove_output
 from vafer.table import VIDEOS_SCHEMA, read_provenance, to_batch
 
 
@@ -457,6 +457,10 @@ def test_places_that_cannot_be_outputs(tmp_path: Path) -> None:
     (tmp_path / "results" / "a.mp4.parquet").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"a\.mp4\.parquet is not the table of a\.mp4"):
         check_output(tmp_path / "results", [Source(tmp_path / "a.mp4", "a.mp4")])
+    part_of(tmp_path / "f.parquet", "a.mp4").mkdir(parents=True)
+    check_output(tmp_path / "f.parquet", [Source(tmp_path / "b.mp4", "b.mp4")])
+    with pytest.raises(UsageError, match=r"is a folder, where the table of a\.mp4 would be"):
+        check_output(tmp_path / "f.parquet", [Source(tmp_path / "a.mp4", "a.mp4")])
     output = Output(tmp_path / "r.parquet", run())
     add(output, "a.mp4", 1)
     output.finish()

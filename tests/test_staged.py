@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,6 @@ from vafer.ahead import ParallelWalk
 from vafer.annotation import Progress
 from vafer.decoding import MOST_FRAMES, N_SLOTS, SLOT_BYTES
 from vafer.errors import VideoError
-from vafer.faces import Detector
 from vafer.options import Sampling
 from vafer.video import Chunk
 from vafer.workers import DecoderLostError, DecoderProcess
@@ -89,29 +89,78 @@ def test_lanes_share_the_cores(
     assert staged.threads_of_lane(n_lanes) == n_threads
 
 
-@pytest.mark.parametrize("detect", ["full", "search"])
+@pytest.mark.parametrize(
+    ("n_cores", "asked"),
+    [
+        (
+            8,
+            [
+                ("DecoderProcess", 4),
+                ("DecoderProcess", 4),
+                ("ParallelWalk", 4),
+                ("ParallelWalk", 4),
+            ],
+        ),
+        (3, [("DecoderProcess", 1), ("DecoderProcess", 1)]),
+        (64, [("DecoderProcess", 32)] * 2 + [("ParallelWalk", 8)] * 2),
+    ],
+)
 def test_a_lane_and_its_process_have_their_share(
-    sample: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, detect: str
+    sample: Path,
+    how: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    n_cores: int,
+    asked: list[tuple[str, int]],
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).symlink_to(sample)
-    monkeypatch.setattr(staged, "available_cores", lambda: 8)
-    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(staged, "available_cores", lambda: n_cores)
+    found: list[tuple[str, int]] = []
 
     def spy(kind: type, *arguments: Any, **options: Any) -> Any:
-        if "n_threads" in options:
-            asked.append((kind.__name__, options["n_threads"]))
+        found.append((kind.__name__, options["n_threads"]))
         return kind(*arguments, **options)
 
-    for module, kind in (
-        (annotation, Detector),
-        (annotation, DecoderProcess),
-        (staged, ParallelWalk),
-    ):
+    for module, kind in ((annotation, DecoderProcess), (staged, ParallelWalk)):
         monkeypatch.setattr(module, kind.__name__, partial(spy, kind))
-    vafer.annotate(tmp_path, workers=2, **{**how, "detect": detect})
-    expected = [("DecoderProcess", 4), ("Detector", 1), ("ParallelWalk", 4)]
-    assert sorted(asked) == [one for one in expected for _ in range(2)]
+    vafer.annotate(tmp_path, workers=2, **how)
+    assert sorted(found) == asked
+
+
+@pytest.mark.parametrize("detect", ["full", "search"])
+def test_threads_that_share_a_detector_give_the_same_table_to_the_bit(
+    shared: Path, untrained: Path, monkeypatch: pytest.MonkeyPatch, detect: str
+) -> None:
+    """With the embedded detector, that ONNX Runtime runs, and that looks twice."""
+    how = {"model": untrained, "detect": detect, "sampling": Sampling(end_s=2)}
+    for name in ("crowd_1080p.mp4", "stage_cuts.mp4"):
+        alone = vafer.annotate(shared / "videos" / name, workers=1, **how)
+        assert len(alone.table) > 50
+        monkeypatch.setattr(staged, "available_cores", lambda: 4)
+        same(alone, vafer.annotate(shared / "videos" / name, workers=2, **how))
+
+
+def test_a_run_that_is_stopped_leaves_no_thread(
+    shared: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staged, "available_cores", lambda: 4)
+
+    def theirs() -> list[str]:
+        names = [thread.name for thread in threading.enumerate()]
+        return [name for name in names if name.startswith(("faces", "lane", "predictor"))]
+
+    def stop(progress: Progress) -> None:
+        if progress.n_frames:
+            assert any(name.startswith("faces") for name in theirs())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        vafer.annotate(shared / "videos" / "expressive_33s.mp4", workers=2, on_progress=stop, **how)
+    deadline = time.monotonic() + 5
+    while theirs() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert theirs() == []
 
 
 def spied(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[DecoderProcess]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -59,6 +60,9 @@ def load_checkpoint(path: Path, players: Players, *, seed: int) -> Progress:
     """Put players, in place, where a checkpoint has them. Raises UsageError where none fits."""
     device = next(players.net.parameters()).device
     try:
+        with path.open("rb") as file:
+            if not is_zipfile(file):  # it says so at its end
+                raise EOFError
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         players.net.load_state_dict(state["net"])
         if players.critic is not None and players.objective is not None:

@@ -14,35 +14,29 @@ from vafer.pipeline import NO_VALUES, Seen, Step, Walk
 from vafer.search import GROUP_FRAMES, Search
 from vafer.video import Chunk, Frame
 
-Found = TypeVar("Found")
+BYTES_AHEAD = 256 << 20  # of the frames of one recording that are being looked at
+
+T = TypeVar("T")
 
 
-class WalkAhead(Walk, Generic[Found]):
-    """A walk that does not find the faces itself, but sends frames to where they are found."""
+class WalkAhead(Walk, Generic[T]):
+    """A walk that has the faces of frames found elsewhere; T is what is found in a frame."""
 
     def __init__(self, detector: Detector, crop: CropSpec, *, searches: bool) -> None:
         super().__init__(detector, crop, searches=searches)
-        self._ahead: deque[tuple[list[Frame], Future[list[Found]]]] = deque()
-
-    @property
-    def n_frames_ahead(self) -> int:
-        """How many frames have been sent and not been yielded."""
-        return sum(len(frames) for frames, _ in self._ahead)
+        # Frames whose turn is still to come; the pictures of a decoder's may be others by then.
+        self._ahead: deque[tuple[list[Frame], Future[list[T]]]] = deque()
 
     def rest(self) -> Iterator[Step]:
         while self._ahead:
             yield from self._next()
 
     @abstractmethod
-    def _linked(self, frame: Frame, found: Found) -> Step:
+    def _linked(self, frame: Frame, found: T) -> Step:
         """What `step` gives, of what was found in the next frame."""
 
-    def _wait(self, found: Future[list[Found]]) -> list[Found]:
+    def _wait(self, found: Future[list[T]]) -> list[T]:
         return found.result()
-
-    def _send(self, frames: list[Frame], found: Future[list[Found]]) -> None:
-        """found: in the frames, whose own pictures may change from now on."""
-        self._ahead.append((frames, found))
 
     def _next(self) -> Iterator[Step]:
         frames, found = self._ahead.popleft()
@@ -53,8 +47,10 @@ class WalkAhead(Walk, Generic[Found]):
 class ParallelWalk(WalkAhead[Seen]):
     """A walk whose groups of frames are looked at by several threads, with one detector.
 
-    most_bytes: of frames that are ahead; where two groups are too much, one frame is looked at
-    after the other. is_over: set to end it, whoever waits gets CancelledError.
+    Frames are copied, so a group's pictures may go once it is taken in. Where two groups do not fit
+    into BYTES_AHEAD, one frame is looked at after the other: in 4K, where decoding is slower than
+    search by far, and full looks, whose groups are frames, still fit. is_over: set to end it,
+    whoever waits gets CancelledError. Close it to end its threads.
     """
 
     def __init__(
@@ -63,20 +59,18 @@ class ParallelWalk(WalkAhead[Seen]):
         crop: CropSpec,
         *,
         searches: bool,
-        threads: ThreadPoolExecutor,
         n_threads: int,
-        most_bytes: int,
         is_over: threading.Event,
     ) -> None:
         super().__init__(detector, crop, searches=searches)
-        self._threads, self._n_threads = threads, n_threads
+        self._n_threads = n_threads
+        self._threads = ThreadPoolExecutor(n_threads, thread_name_prefix="faces")
         self._most_frames = GROUP_FRAMES if searches else 1  # of a group
-        self._most_bytes = most_bytes
         self._is_over = is_over
         self._group: list[Frame] = []  # that is not whole yet
 
     def take(self, chunk: Chunk) -> Iterator[Step]:
-        n_fit = self._most_bytes // (self._most_frames * chunk.frames[0].image.nbytes)
+        n_fit = BYTES_AHEAD // (self._most_frames * chunk.frames[0].image.nbytes)
         n_ahead = min(self._n_threads, n_fit - 2)  # beside one more, and one that is not whole
         if n_ahead < 1:
             yield from self.rest()
@@ -86,16 +80,19 @@ class ParallelWalk(WalkAhead[Seen]):
             if self.begins_group(frame):
                 self._send_group()
             self._group.append(replace(frame, image=frame.image.copy()))
-        while len(self._ahead) > n_ahead:
-            yield from self._next()
+            while len(self._ahead) > n_ahead:
+                yield from self._next()
 
     def rest(self) -> Iterator[Step]:
         self._send_group()
         yield from super().rest()
 
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     def _send_group(self) -> None:
         if self._group:
-            self._send(self._group, self._threads.submit(self._look_at, self._group))
+            self._ahead.append((self._group, self._threads.submit(self._look_at, self._group)))
             self._group = []
 
     def _look_at(self, frames: list[Frame]) -> list[Seen]:

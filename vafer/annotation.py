@@ -31,7 +31,7 @@ from vafer.pipeline import FRAMES_AT_ONCE, Pipeline
 from vafer.probe import probe
 from vafer.search import AGREES
 from vafer.staged import (
-    MOST_LANES,
+    MOST_AT_ONCE,
     Begun,
     Event,
     Events,
@@ -159,7 +159,12 @@ def annotate(
     chosen_model = choose_model(model, on_notice=on_notice)
     if chosen_detector.is_default or chosen_model.is_default:
         on_notice(describe_choice([chosen_model], chosen_detector))
-    face_detector = Detector(chosen_detector.path, detection, device=torch_device)
+    face_detector = Detector(
+        chosen_detector.path,
+        detection,
+        device=torch_device,
+        n_threads=0 if workers == 1 else 1,  # else vafer's own threads share it
+    )
     if detect == "auto":
         on_cpu = face_detector.device == "cpu"
         agrees = on_cpu and onnx_weights_sha256(chosen_detector.path) in AGREES
@@ -175,17 +180,16 @@ def annotate(
         events = partial(_one_by_one, pipeline, sampling)
     else:
         stages = Stages(
-            make_detector=lambda: Detector(
-                chosen_detector.path, detection, device=torch_device, n_threads=1
-            ),
+            detector=face_detector,
             model=pipeline.model,
             batch_size=batch_size,
             searches=detect == "search",
             sampling=sampling,
             make_decoder=lambda n_threads: DecoderProcess(n_threads=n_threads),
-            batched=face_detector if face_detector.in_batches and detect == "full" else None,
         )
-        events = partial(run_staged, stages, n_lanes=workers or min(available_cores(), MOST_LANES))
+        events = partial(
+            run_staged, stages, n_lanes=workers or min(available_cores(), MOST_AT_ONCE)
+        )
     if torch_device.startswith("cuda") and pipeline.detector.device == "cpu":
         on_notice(f"the detector runs on the CPU: {pipeline.detector.why_on_cpu}")
     run = {

@@ -190,9 +190,10 @@ class BatchedWalk(WalkAhead[Found]):
         if on_device is None:
             yield from self.rest()  # what is ahead lets go of its memory
             on_device = self._batcher.upload(chunk.pictures)
-        self._send(chunk.frames, self._batcher.find(on_device, chunk.frames[0].pixel_aspect))
+        found = self._batcher.find(on_device, chunk.frames[0].pixel_aspect)
+        self._ahead.append((chunk.frames, found))
         del on_device
-        while len(self._ahead) > 1 and self.n_frames_ahead > self._n_ahead:
+        while len(self._ahead) > 1 and sum(len(some) for some, _ in self._ahead) > self._n_ahead:
             yield from self._next()
 
     def _uploaded(self, chunk: Chunk) -> torch.Tensor | None:

@@ -78,8 +78,8 @@ class Detector:
     Runtime, 0 for one each core. looks_twice: whether its card asks for that, see `DOUBTED`.
     in_batches: whether many frames at once are cheaper (`detect_many`). has_landmarks: whether its
     faces have the five landmarks. fixed_input: (width, height) where the network takes no other.
-    is_yunet: its family, else SCRFD's. Raises ModelError when the file is damaged, or no face
-    detector of a known family in one file.
+    is_yunet: its family, else SCRFD's. Several threads may use it at once. Raises ModelError when
+    the file is damaged, or no face detector of a known family in one file.
     """
 
     def __init__(
@@ -412,9 +412,7 @@ def _load_insightface(path: Path, threshold: float, device: str, n_threads: int)
     # Errors only: det_500m.onnx declares the output shapes of 640 pixels, and each run at another
     # size would print a warning for every one of them.
     quiet.log_severity_level = 3
-    if n_threads:  # others have work too, so none of them spins while it waits
-        quiet.intra_op_num_threads = n_threads
-        quiet.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    quiet.intra_op_num_threads = n_threads
     expected = "Expected one such as insightface's det_10g.onnx or det_500m.onnx"
     try:
         # Not get_model, which takes what does not end in .onnx for the name of a pack. One session

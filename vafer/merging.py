@@ -92,12 +92,12 @@ def merge(
                 f"{display_path(out)} belongs to a run of vafer annotate that is not finished: "
                 "give another --out"
             )
-        if overwrite:
+        if there := [path for path in (out, videos_path_of(out)) if path.exists()]:
             _check_ours(out)
-        elif there := [path for path in (out, videos_path_of(out)) if path.exists()]:
-            raise UsageError(
-                f"{display_path(there[0])} is there already: give another --out, or --overwrite"
-            )
+            if not overwrite:
+                raise UsageError(
+                    f"{display_path(there[0])} is there already: give another --out, or --overwrite"
+                )
         n_rows = 0
         provenance = {"schema_version": SCHEMA_VERSION, "runs": [runs[i] for i in sorted(runs)]}
         with _room_for(len(outputs)), TableWriter(out, provenance) as writer:
@@ -143,7 +143,7 @@ def _check_ours(out: Path) -> None:
         if videos_path_of(out).exists():
             read_videos(videos_path_of(out))
     except OutputError as error:
-        raise UsageError(f"{error}: --overwrite leaves it alone. Give another --out") from error
+        raise UsageError(f"{error}. It is not replaced: give another --out") from error
 
 
 class _Finished:

@@ -63,6 +63,12 @@ def check_output(path: Path, sources: Iterable[Source]) -> None:
         if path.suffix.lower() == ".parquet":
             if is_dir:
                 raise UsageError(f"{shown} is a folder: expected --out to name a .parquet file")
+            for source in sources:
+                if (part := part_of(path, source.video)).is_dir():
+                    raise UsageError(
+                        f"{display_path(part)} is a folder, where the table of {source.video} "
+                        "would be: move it, or give another --out"
+                    )
             return
         if is_file:
             raise UsageError(

@@ -47,7 +47,7 @@ class Walk:
         self.crop = crop
         self._detector = detector
         self._groups = Groups(are_long=searches)
-        self._search = Search(detector)
+        self._search: Search  # of the group; its first frame begins it
         self._tracker = Tracker()
 
     def take(self, chunk: Chunk) -> Iterator[Step]:
@@ -58,6 +58,9 @@ class Walk:
     def rest(self) -> Iterator[Step]:
         """The frames that were taken in and are still to come, after the last."""
         yield from ()
+
+    def close(self) -> None:
+        """End what others do for it, come what may of it; more than once is nothing."""
 
     def step(self, frame: Frame) -> Step:
         """The next frame's faces, and what their crops need of it; the frame itself can go."""

@@ -61,12 +61,11 @@ class Search:
     def find(self, image: np.ndarray) -> tuple[Faces, str]:
         """The faces of the next frame, uint8 (H, W, 3) RGB, and the table's `face_source`."""
         faces, source = None, "search"
+        known = np.concatenate([self._boxes, self._gone])
         if len(self._boxes):
-            around = np.concatenate([self._boxes, self._gone])
-            faces = self._detector.search(image, around, n_needed=len(self._boxes))
+            faces = self._detector.search(image, known, n_needed=len(self._boxes))
         if faces is None:
             faces, source = self._detector.detect(image), "full"
-        known = np.concatenate([self._boxes, self._gone])
         if len(faces) and len(known):
             known = known[box_distance(known, faces.boxes).min(axis=1) > SAME]
         self._boxes, self._gone = faces.boxes, known

@@ -3,7 +3,8 @@
     decoder process ─ frames ─▸ lane: faces, tracks, crops ─▸ predictor ─▸ whoever takes the events
          × n                        × n, a thread each         a thread
 
-A lane and its process work on one recording at a time. Everything between them is bounded, so the
+A lane and its process work on one recording at a time. Where there are more cores than lanes, each
+lane has several threads look for faces (`vafer.ahead`). Everything between them is bounded, so the
 slowest stage sets the pace and memory does not grow. The predictor fills its batches with faces of
 all lanes, and hands out each recording's events in their order. On a GPU one more thread finds the
 faces of all lanes' frames, and their values at once (`vafer.batcher`); lanes link them to tracks,
@@ -15,10 +16,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import cv2
@@ -38,8 +38,9 @@ from vafer.video import Chunk
 from vafer.workers import DecoderLostError, DecoderProcess, Ended, Opened
 
 IN_QUEUE = 8  # between a stage and the next: mostly of as many frames as a decoder hands over
-MOST_LANES = 16  # unless more are asked for: beyond, threads of one process wait for one another
-BYTES_AHEAD = 512 << 20  # of frames whose faces are being looked for, of all lanes
+# Lanes, unless more are asked for, and threads that look for faces: beyond, threads of one process
+# wait for one another.
+MOST_AT_ONCE = 16
 STOP_WITHIN_S = 3.0
 PATIENCE_S = 0.2  # how long a stage waits before it looks whether all is over
 
@@ -80,17 +81,15 @@ Events = Generator[tuple[Source, Event], None, None]
 class Stages:
     """What the stages are made of.
 
-    make_detector: one for each lane. batched: one for all of them in its place, see
-    `vafer.batcher`.
+    detector: of all lanes; see `vafer.batcher` where it is `in_batches`.
     """
 
-    make_detector: Callable[[], Detector]
+    detector: Detector
     model: Model
     batch_size: int
     searches: bool
     sampling: Sampling
     make_decoder: Callable[[int], DecoderProcess]
-    batched: Detector | None = None
 
 
 def run_staged(stages: Stages, sources: list[Source], n_lanes: int) -> Events:
@@ -123,8 +122,8 @@ class _Run:
         self._done = queue.Queue(IN_QUEUE)
         self._n_lanes = n_lanes
         self._batcher = (
-            Batcher(stages.batched, stages.model, stages.batch_size, self._is_over)
-            if stages.batched
+            Batcher(stages.detector, stages.model, stages.batch_size, self._is_over)
+            if stages.detector.in_batches and not stages.searches
             else None
         )
         self._threads = [
@@ -206,7 +205,6 @@ class _Run:
             self._put(self._done, finished)
 
     def _lane(self) -> None:
-        start_walk, close = self._walks()
         decoder = self._new_decoder()
         try:
             while (source := self._next()) is not None:
@@ -215,7 +213,7 @@ class _Run:
                     self._tell(source, Hashed(source_sha256(source)))
                     for is_retry in (False, True):
                         try:
-                            self._walk(source, decoder, start_walk(), is_retry=is_retry)
+                            self._walk(source, decoder, is_retry=is_retry)
                             break
                         except DecoderLostError as error:
                             self._decoders.discard(decoder)
@@ -234,7 +232,6 @@ class _Run:
                     decoder = self._new_decoder()
         finally:
             decoder.close()
-            close()
         self._put(self._found, None)
 
     def _new_decoder(self) -> DecoderProcess:
@@ -253,40 +250,31 @@ class _Run:
         except queue.Empty:
             return None
 
-    def _walks(self) -> tuple[Callable[[], Walk], Callable[[], None]]:
-        """What starts the walk of each of a lane's recordings, and what ends its threads."""
-        if self._batcher is not None:
-            n_ahead = max(1, 2 * FRAMES_IN_BATCH // self._n_lanes)
-            return partial(BatchedWalk, self._batcher, n_ahead), lambda: None
-        detector = self._stages.make_detector()
-        crop, searches = self._stages.model.card.crop, self._stages.searches
-        if self._n_threads == 1 or detector.device != "cpu":
-            return partial(Walk, detector, crop, searches=searches), lambda: None
-        threads = ThreadPoolExecutor(self._n_threads, thread_name_prefix="faces")
-        walk = partial(
-            ParallelWalk,
-            detector,
-            crop,
-            searches=searches,
-            threads=threads,
-            n_threads=self._n_threads,
-            most_bytes=BYTES_AHEAD // self._n_lanes,
-            is_over=self._is_over,
-        )
-        return walk, partial(threads.shutdown, wait=False, cancel_futures=True)
+    def _walk(self, source: Source, decoder: DecoderProcess, *, is_retry: bool) -> None:
+        with closing(self._new_walk()) as walk:
+            for item in decoder.decode(source.path, self._stages.sampling, is_retry=is_retry):
+                if isinstance(item, Chunk):
+                    results = []
+                    for result in walk.take(item):
+                        if self._is_over.is_set():
+                            raise _OverError
+                        results.append(result)
+                    if results:
+                        self._put(self._found, (source, results))
+                else:
+                    self._put(self._found, (source, [*walk.rest(), (item, [])]))
 
-    def _walk(self, source: Source, decoder: DecoderProcess, walk: Walk, *, is_retry: bool) -> None:
-        for item in decoder.decode(source.path, self._stages.sampling, is_retry=is_retry):
-            if isinstance(item, Chunk):
-                results = []
-                for result in walk.take(item):
-                    if self._is_over.is_set():
-                        raise _OverError
-                    results.append(result)
-                if results:
-                    self._put(self._found, (source, results))
-            else:
-                self._put(self._found, (source, [*walk.rest(), (item, [])]))
+    def _new_walk(self) -> Walk:
+        if self._batcher is not None:
+            return BatchedWalk(self._batcher, max(1, 2 * FRAMES_IN_BATCH // self._n_lanes))
+        detector, searches = self._stages.detector, self._stages.searches
+        crop = self._stages.model.card.crop
+        n_threads = min(self._n_threads, MOST_AT_ONCE // self._n_lanes)
+        if n_threads > 1 and detector.device == "cpu":  # a GPU does one thing after the other
+            return ParallelWalk(
+                detector, crop, searches=searches, n_threads=n_threads, is_over=self._is_over
+            )
+        return Walk(detector, crop, searches=searches)
 
     def _tell(self, source: Source, event: Event) -> None:
         self._put(self._found, (source, [(event, [])]))
@@ -314,7 +302,7 @@ def available_cores() -> int:
 
 
 def threads_of_lane(n_lanes: int) -> int:
-    """How many threads each lane looks for faces by, and its decoder process has as many."""
+    """How many threads a lane looks for faces by, and its decoder process decodes by."""
     return max(1, available_cores() // n_lanes)
 
 

@@ -288,7 +288,7 @@ def read_videos(path: Path) -> list[dict[str, Any]]:
         with opened(path) as file:
             table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{display_path(path)} cannot be read as a table: {error}") from error
+        raise _unread(path, error) from error
     known = [
         field
         for field in VIDEOS_SCHEMA
@@ -313,10 +313,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
             metadata = pq.read_metadata(file).metadata or {}
         provenance = json.loads(metadata[METADATA_KEY])
         version = provenance["schema_version"]
-    except pa.ArrowException as error:
-        raise _no_table(path, "no whole Parquet file") from error
-    except OSError as error:
-        raise _no_table(path, (error.strerror or str(error)).lower()) from error
+    except (OSError, pa.ArrowException) as error:
+        raise _unread(path, error) from error
     except (KeyError, TypeError, ValueError) as error:
         raise _no_table(path, "a Parquet file that does not say how vafer made it") from error
     if version > SCHEMA_VERSION:
@@ -331,6 +329,16 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 def _no_table(path: Path, found: str) -> OutputError:
     return OutputError(f"{display_path(path)} is not a results table of vafer: found {found}")
+
+
+def _unread(path: Path, error: Exception) -> OutputError:
+    """A table that cannot be read; pyarrow tells damage as an OSError too, without a number."""
+    if isinstance(error, pa.ArrowInvalid) or (isinstance(error, OSError) and error.errno is None):
+        what = "is not a whole Parquet file: it is damaged, or none"
+    else:
+        why = error.strerror if isinstance(error, OSError) else None
+        what = f"cannot be read: {(why or str(error)).lower()}"
+    return OutputError(f"{display_path(path)} {what}")
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -349,7 +357,7 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
                     yield batch.slice(start, length)
                     start += length
     except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{display_path(path)} cannot be read as a table: {error}") from error
+        raise _unread(path, error) from error
 
 
 @contextmanager

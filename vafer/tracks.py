@@ -56,7 +56,7 @@ class Tracker:
         since_last_frame = 0.0 if self._last_time_s is None else time_s - self._last_time_s
         self._last_time_s = time_s
         oldest = time_s - max(self._max_gap_s, since_last_frame) - TIME_TOLERANCE_S
-        is_alive = np.full(len(self._ids), fill_value=False) if is_cut else self._times_s >= oldest
+        is_alive = np.zeros(len(self._ids), bool) if is_cut else self._times_s >= oldest
 
         # By score, not as given: the order of detections then changes no face's id, even on ties.
         order = np.argsort(-scores, kind="stable")

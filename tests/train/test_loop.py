@@ -172,7 +172,8 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "last.pt", toy_players(other), seed=0)
     with pytest.raises(UsageError, match=r"it is of seed 0, not of 1"):
         load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=1)
-    for damaged in (b"damaged", b""):
+    whole = (tmp_path / "last.pt").read_bytes()
+    for damaged in (b"damaged", b"", whole[: len(whole) // 2], whole[:-9]):
         (tmp_path / "last.pt").write_bytes(damaged)
         with pytest.raises(UsageError, match=r"last\.pt is damaged: start anew"):
             load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=0)
