@@ -109,7 +109,7 @@ def core_s(pid: int) -> float:
 
 def decode_alone(video: Path) -> tuple[float, float]:
     """Seconds a frame, and seconds of a core a frame."""
-    process = DecoderProcess(n_threads=threads_of_lane(1))
+    process = DecoderProcess()
     try:
         list(process.decode(video, Sampling(end_s=1), is_retry=False))  # it has started
         started, worked = time.perf_counter(), core_s(process.pid)

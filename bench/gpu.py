@@ -57,10 +57,9 @@ def annotated(videos: list[Path], detector: Path, device: str) -> float:
 
 def decoded(videos: list[Path]) -> float:
     """Frames a second out of decoder processes, one for each recording."""
-    n_threads = max(1, available_cores() // len(videos))
 
     def work(video: Path) -> int:
-        process = DecoderProcess(n_threads=n_threads)
+        process = DecoderProcess()
         try:
             items = process.decode(video, Sampling(), is_retry=False)
             return sum(len(item.frames) for item in items if isinstance(item, Chunk))

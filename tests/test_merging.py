@@ -20,7 +20,7 @@ from vafer.errors import OutputError, UsageError
 from vafer.lock import own_folder
 from vafer.options import Shard
 from vafer.output import Output
-from vafer.parts import parts_folder_of
+from vafer.parts import part_of, parts_folder_of
 from vafer.table import read_provenance
 
 VIDEOS = [f"{letter}.mp4" for letter in "abcdefgh"]
@@ -156,7 +156,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
         ([cut_off.with_name("under_way.parquet")], "under_way.parquet has no under_way.videos"),
         ([a, b, other], "with other options: --every 1 against 2"),
         ([a, cut_off], "cut has no _videos.parquet"),
-        ([lost], "lost is not finished"),
+        ([lost], r"z\.mp4\.parquet is damaged or not there"),
         ([waiting], "waiting.parquet is not finished"),
     ):
         with pytest.raises(UsageError, match=problem):
@@ -207,6 +207,17 @@ def test_what_is_there_and_is_not_ours_stays(tmp_path: Path, name: str, overwrit
     assert name in str(refused.value)
     assert "--overwrite" not in str(refused.value)
     assert (tmp_path / name).read_text() == "my notes"
+
+
+def test_inputs_that_are_none_are_told_as_what_they_are(tmp_path: Path) -> None:
+    a, notes = make(tmp_path / "a", VIDEOS[:2]), tmp_path / "notes.parquet"
+    notes.write_text("my notes")
+    with pytest.raises(UsageError, match=r"notes\.parquet is not a whole Parquet file"):
+        vafer.merge([a, notes], tmp_path / "out.parquet")
+    part_of(a, VIDEOS[0]).unlink()
+    with pytest.raises(UsageError, match=f"{VIDEOS[0]}.parquet is damaged or not there"):
+        vafer.merge([a], tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
 
 
 def test_a_refusal_ends_in_order(tmp_path: Path) -> None:

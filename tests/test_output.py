@@ -17,7 +17,7 @@ from vafer.errors import OutputError, UsageError
 from vafer.inputs import Source, size_bytes, source_sha256
 from vafer.merging import merge
 from vafer.output import Output
-from vafer.parts import check_output, part_of, remove_output
+from vafer.parts import check_output, part_of, read_table, remove_output
 from vafer.table import VIDEOS_SCHEMA, read_provenance, to_batch
 
 
@@ -298,6 +298,23 @@ def test_a_damaged_part_of_a_finished_folder_is_done_again(tmp_path: Path, sourc
     part = first.part("a.mp4")
     part.write_bytes(part.read_bytes()[:100])
     assert not Output(first.path, run("2")).is_finished(source)
+
+
+def test_a_folder_that_lacks_a_table_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a folder without results of vafer"):
+        read_table(tmp_path)
+    output = Output(tmp_path / "results", run())
+    for video in ("a.mp4", "b.mp4", "c.mp4"):
+        add(output, video, 2)
+    output.fail(failed("bad.mp4"))
+    output.finish()
+    assert len(read_table(tmp_path / "results")) == 6
+    part_of(tmp_path / "results", "b.mp4").write_bytes(b"PAR1")
+    with pytest.raises(OutputError, match=r"b\.mp4\.parquet is damaged or not there: run the"):
+        read_table(tmp_path / "results")
+    part_of(tmp_path / "results", "c.mp4").unlink()
+    with pytest.raises(OutputError, match=r"b\.mp4\.parquet, and 1 more, is damaged or not there"):
+        read_table(tmp_path / "results")
 
 
 def test_foreign_files_are_neither_read_nor_harmed(place: Path) -> None:

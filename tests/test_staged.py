@@ -28,6 +28,7 @@ from vafer.annotation import Progress
 from vafer.decoding import MOST_FRAMES, N_SLOTS, SLOT_BYTES
 from vafer.errors import VideoError
 from vafer.options import Sampling
+from vafer.staged import MOST_AT_ONCE
 from vafer.video import Chunk
 from vafer.workers import DecoderLostError, DecoderProcess
 
@@ -90,42 +91,46 @@ def test_lanes_share_the_cores(
 
 
 @pytest.mark.parametrize(
-    ("n_cores", "asked"),
-    [
-        (
-            8,
-            [
-                ("DecoderProcess", 4),
-                ("DecoderProcess", 4),
-                ("ParallelWalk", 4),
-                ("ParallelWalk", 4),
-            ],
-        ),
-        (3, [("DecoderProcess", 1), ("DecoderProcess", 1)]),
-        (64, [("DecoderProcess", 32)] * 2 + [("ParallelWalk", 8)] * 2),
-    ],
+    ("n_cores", "n_threads"), [(3, []), (8, [4, 4]), (64, [MOST_AT_ONCE // 2] * 2)]
 )
-def test_a_lane_and_its_process_have_their_share(
+def test_a_lane_has_its_share(
     sample: Path,
     how: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     n_cores: int,
-    asked: list[tuple[str, int]],
+    n_threads: list[int],
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).symlink_to(sample)
     monkeypatch.setattr(staged, "available_cores", lambda: n_cores)
-    found: list[tuple[str, int]] = []
+    found: list[int] = []
 
-    def spy(kind: type, *arguments: Any, **options: Any) -> Any:
-        found.append((kind.__name__, options["n_threads"]))
-        return kind(*arguments, **options)
+    def spy(*arguments: Any, **options: Any) -> ParallelWalk:
+        found.append(options["n_threads"])
+        return ParallelWalk(*arguments, **options)
 
-    for module, kind in ((annotation, DecoderProcess), (staged, ParallelWalk)):
-        monkeypatch.setattr(module, kind.__name__, partial(spy, kind))
+    monkeypatch.setattr(staged, "ParallelWalk", spy)
     vafer.annotate(tmp_path, workers=2, **how)
-    assert sorted(found) == asked
+    assert found == n_threads
+
+
+def test_a_damaged_recording_gives_the_same_table_too(
+    shared: Path, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a decoder makes up where pictures are damaged depends on its number of threads."""
+    how["sampling"] = Sampling(end_s=4)
+    data = bytearray((shared / "videos" / "smile_cry_smile.mp4").read_bytes())
+    rng = random.Random(1)
+    for _ in range(60):
+        start = rng.randrange(len(data) // 20, len(data) // 2)
+        data[start : start + 20] = rng.randbytes(20)
+    (tmp_path / "a.mp4").write_bytes(data)
+    alone = vafer.annotate(tmp_path, workers=1, **how)
+    assert alone.videos["status"].to_list() == ["partial"]
+    for n_cores in (1, 2, 5):
+        monkeypatch.setattr(staged, "available_cores", lambda n=n_cores: n)
+        same(alone, vafer.annotate(tmp_path, workers=2, **how))
 
 
 @pytest.mark.parametrize("detect", ["full", "search"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -60,9 +60,9 @@ def load_checkpoint(path: Path, players: Players, *, seed: int) -> Progress:
     """Put players, in place, where a checkpoint has them. Raises UsageError where none fits."""
     device = next(players.net.parameters()).device
     try:
-        with path.open("rb") as file:
-            if not is_zipfile(file):  # it says so at its end
-                raise EOFError
+        with ZipFile(path) as archive:  # PyTorch does not look at its checksums
+            if archive.testzip() is not None:
+                raise BadZipFile
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         players.net.load_state_dict(state["net"])
         if players.critic is not None and players.objective is not None:
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, players: Players, *, seed: int) -> Progress:
         if found.seed != seed:
             raise ValueError(f"it is of seed {found.seed}, not of {seed}")
         return found
-    except (EOFError, UnpicklingError) as error:
+    except (BadZipFile, UnpicklingError) as error:
         raise UsageError(f"{path} is damaged: start anew with another --out") from error
     except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(

@@ -240,7 +240,7 @@ class _Run:
         finished = self._finished_before() if resume else None
         players = make_players(config, self.seed, self.feeds.train.device, self.team)
         progress = Progress(self.seed)
-        if resume and finished is None and checkpoint.is_file():
+        if resume and finished is None and checkpoint.exists():
             progress = load_checkpoint(checkpoint, players, seed=self.seed)
             self.on_notice(f"seed {self.seed}: going on after iteration {progress.iteration}")
         elif resume and finished is None and (self.out / "log.jsonl").is_file():
@@ -292,7 +292,7 @@ class _Run:
         told = f"seed {self.seed}: finished by an earlier run"
         if model.is_file():
             self.on_notice(told)
-        elif self._checkpoint.is_file():
+        elif self._checkpoint.exists():
             self.on_notice(f"{told}, but {model} is gone: it is made again of the checkpoint")
             return None
         else:

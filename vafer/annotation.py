@@ -185,7 +185,7 @@ def annotate(
             batch_size=batch_size,
             searches=detect == "search",
             sampling=sampling,
-            make_decoder=lambda n_threads: DecoderProcess(n_threads=n_threads),
+            make_decoder=DecoderProcess,
         )
         events = partial(
             run_staged, stages, n_lanes=workers or min(available_cores(), MOST_AT_ONCE)

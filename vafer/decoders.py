@@ -11,6 +11,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from vafer.container import DRAIN, open_container, packets, video_stream
 from vafer.probe import VideoInfo
 
+# Of a decoder, however many cores there are: what it makes up where a picture is damaged depends on
+# them.
+N_THREADS = 4
 _REORDER_FRAMES = 16  # the most pictures that an H.264 or HEVC decoder may hold back (A.3.1, A.4.2)
 
 
@@ -19,9 +22,9 @@ def decode(
     on_failure: Callable[[int | None], None],
     *,
     seek_to: int = 0,
-    n_threads: int = 0,
+    n_threads: int = N_THREADS,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames of PyAV with their indices, in presentation order; 0 threads: one for each core.
+    """Frames of PyAV with their indices, in presentation order.
 
     `on_failure` gets the pts of what fails to decode, comes out corrupt or after its successor,
     unless the demuxer had flagged it. With `seek_to`, frames before that index may come first; none
@@ -98,7 +101,7 @@ def _is_shared(pts: np.ndarray | None, index: int) -> bool:
     return pts is not None and index + 1 < len(pts) and bool(pts[index] == pts[index + 1])
 
 
-def decodes_cleanly(info: VideoInfo, n_frames: int, *, n_threads: int = 0) -> bool:
+def decodes_cleanly(info: VideoInfo, n_frames: int) -> bool:
     """Whether PyAV decodes the first `n_frames` with the pts promised, one size and no complaint.
 
     decord does not tell: it passes on corrupt pictures, and where a frame is lost the next one
@@ -108,7 +111,7 @@ def decodes_cleanly(info: VideoInfo, n_frames: int, *, n_threads: int = 0) -> bo
     failures: list[int | None] = []
     size = (info.width, info.height) if info.rotation in (0, 180) else (info.height, info.width)
     n_clean = 0
-    for index, frame in decode(info, failures.append, n_threads=n_threads):
+    for index, frame in decode(info, failures.append):
         if failures or index != n_clean or (frame.width, frame.height) != size:
             return False
         n_clean += 1

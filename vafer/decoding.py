@@ -147,6 +147,7 @@ def decode(link: Link, job: dict[str, Any]) -> None:
 
     from vafer import container
     from vafer.cuts import with_cuts
+    from vafer.decoders import N_THREADS
     from vafer.errors import VideoError, display_path
     from vafer.options import Sampling
     from vafer.probe import probe
@@ -160,7 +161,7 @@ def decode(link: Link, job: dict[str, Any]) -> None:
             info = replace(info, decoder="pyav")
         n_expected = None if info.pts is None else len(info.pts)
         link.tell("opened", facts=facts_of(info), n_expected=n_expected)
-        n_threads = 1 if job["is_retry"] else job["n_threads"]
+        n_threads = 1 if job["is_retry"] else N_THREADS
         reader = VideoReader(info, sampling=Sampling(**job["sampling"]), n_threads=n_threads)
         for frame in with_cuts(reader):
             height, width = frame.image.shape[:2]

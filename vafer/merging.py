@@ -16,7 +16,7 @@ from vafer.errors import OutputError, UsageError, counted, display_path
 from vafer.lock import own_folder
 from vafer.options import Shard
 from vafer.output import by_video, differences
-from vafer.parts import parts_folder_of, videos_path_of, whole_parts
+from vafer.parts import check_whole, parts_folder_of, videos_path_of, whole_parts
 from vafer.table import (
     SCHEMA_VERSION,
     TableWriter,
@@ -161,6 +161,8 @@ class _Finished:
                     f"{display_path(path)} is a table of videos: expected the table or the folder "
                     "that it belongs to"
                 )
+            if path.is_file():
+                read_provenance(path)  # that it is no table of vafer's comes first
             inside = sorted(path.glob("*/_videos.parquet"))
             advice = "Run its command again"
             if inside:
@@ -178,11 +180,11 @@ class _Finished:
             provenances.append(read_provenance(path))
             unfinished = bool(self.parts)
         else:
-            wanted = {video for video, row in self.rows.items() if row["status"] != "failed"}
+            check_whole(path, self.rows.values(), self.parts)
             unfinished = any(
                 self.rows.get(provenance["video"]["video"]) != provenance["video"]
                 for provenance in provenances
-            ) or not wanted <= {*self.parts}
+            )
         if unfinished:
             raise UsageError(
                 f"{display_path(path)} is not finished: {videos_path.name} and the tables beside "

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,20 @@ _LONGEST_NAME = 240  # bytes of a file name; file systems allow 255, and `.parqu
 def read_table(path: str | Path) -> pl.DataFrame:
     """Read a results table, a file or a folder of files, ordered by video, frame and face.
 
-    Raises OutputError when there is none, or when a file is none of vafer's.
+    Raises OutputError when there is none, when a file is none of vafer's, or when one of a folder's
+    is damaged or not there.
     """
     path = Path(path)
     if not path.exists():
         raise OutputError(f"{display_path(path)}: no such file or folder")
     if path.is_dir():
-        files = [part for part, _ in whole_parts(path)]
+        parts = {provenance["video"]["video"]: part for part, provenance in whole_parts(path)}
+        files = list(parts.values())
+        videos_path = videos_path_of(path)
+        if videos_path.is_file():
+            check_whole(path, read_videos(videos_path), parts)
+        elif not files:
+            raise OutputError(f"{display_path(path)} is a folder without results of vafer")
     else:
         read_provenance(path)
         files = [path]
@@ -141,6 +148,20 @@ def whole_parts(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         row = provenance.get("video")
         if row and part_of(path, row["video"]) == file:
             yield file, provenance
+
+
+def check_whole(path: Path, rows: Iterable[dict[str, Any]], parts: Collection[str]) -> None:
+    """Raise OutputError where a recording of the folder's table of videos lacks its own table.
+
+    parts: recordings whose tables are whole.
+    """
+    wanted = {row["video"] for row in rows if row["status"] != "failed"}
+    if lacking := sorted(wanted.difference(parts)):
+        more = f", and {len(lacking) - 1:,} more," if lacking[1:] else ""
+        raise OutputError(
+            f"{display_path(part_of(path, lacking[0]))}{more} is damaged or not there: run the "
+            "command that made it again"
+        )
 
 
 def _is_foreign(part: Path, video: str) -> bool:

@@ -89,7 +89,7 @@ class Stages:
     batch_size: int
     searches: bool
     sampling: Sampling
-    make_decoder: Callable[[int], DecoderProcess]
+    make_decoder: Callable[[], DecoderProcess]
 
 
 def run_staged(stages: Stages, sources: list[Source], n_lanes: int) -> Events:
@@ -237,7 +237,7 @@ class _Run:
     def _new_decoder(self) -> DecoderProcess:
         if self._is_over.is_set():
             raise _OverError
-        decoder = self._stages.make_decoder(self._n_threads)
+        decoder = self._stages.make_decoder()
         self._decoders.add(decoder)
         if self._is_over.is_set():  # since; `stop` may not have seen it
             decoder.close()
@@ -302,7 +302,7 @@ def available_cores() -> int:
 
 
 def threads_of_lane(n_lanes: int) -> int:
-    """How many threads a lane looks for faces by, and its decoder process decodes by."""
+    """How many threads a lane has for looking for faces."""
     return max(1, available_cores() // n_lanes)
 
 

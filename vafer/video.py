@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vafer.container import refusal, unusable
-from vafer.decoders import decode, decodes_cleanly, open_decord, to_rgb
+from vafer.decoders import N_THREADS, decode, decodes_cleanly, open_decord, to_rgb
 from vafer.errors import VideoError, counted, display_path
 from vafer.options import ALL_FRAMES, Sampling
 from vafer.pictures import pictures_of, read_picture
@@ -50,13 +50,13 @@ class VideoReader:
 
     `frame.index` is the place of its pts among those that the demuxer promises, so a frame that
     cannot be decoded leaves a gap and shifts nothing. `n_frames` counts what was decoded from
-    `start_s` on. n_threads: of the decoder; 0 is one for each core. Raises VideoError where no
+    `start_s` on. n_threads: of the decoder. Raises VideoError where no
     frame at all can be decoded, and where the sampling needs times that the recording does not
     have.
     """
 
     def __init__(
-        self, info: VideoInfo, *, sampling: Sampling = ALL_FRAMES, n_threads: int = 0
+        self, info: VideoInfo, *, sampling: Sampling = ALL_FRAMES, n_threads: int = N_THREADS
     ) -> None:
         self.info = info
         self._n_threads = n_threads
@@ -148,7 +148,7 @@ class VideoReader:
         """
         info = self.info
         n_until = _index_at(info, self.sampling.end_s)
-        if info.pts is None or not decodes_cleanly(info, n_until, n_threads=self._n_threads):
+        if info.pts is None or not decodes_cleanly(info, n_until):
             return
         try:
             reader = open_decord(info)

@@ -66,17 +66,15 @@ class DecoderProcess:
     """A process that decodes one recording after the other.
 
     memory_bytes: how much it may hold. silence_s: how long it may say nothing when it is its turn.
-    n_threads: of its decoder. Use it from the thread that made it: with it, the process dies.
+    Use it from the thread that made it: with it, the process dies.
     """
 
     def __init__(
         self,
         *,
-        n_threads: int = 0,
         memory_bytes: int = MEMORY_BYTES,
         silence_s: float = SILENCE_S,
     ) -> None:
-        self._n_threads = n_threads
         self._silence_s = silence_s
         self._memories: dict[int, _Memory] = {}
         self._generation = 0
@@ -122,7 +120,6 @@ class DecoderProcess:
         job = {
             "path": os.fsencode(path).hex(),
             "sampling": asdict(sampling),
-            "n_threads": self._n_threads,
             "is_retry": is_retry,
         }
         self._say("job", **job)

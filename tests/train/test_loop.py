@@ -173,7 +173,10 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"it is of seed 0, not of 1"):
         load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=1)
     whole = (tmp_path / "last.pt").read_bytes()
-    for damaged in (b"damaged", b"", whole[: len(whole) // 2], whole[:-9]):
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(255 - b for b in whole[middle : middle + 9])
+    flipped += whole[len(flipped) :]
+    for damaged in (b"damaged", b"", whole[:middle], whole[:-9], flipped):
         (tmp_path / "last.pt").write_bytes(damaged)
         with pytest.raises(UsageError, match=r"last\.pt is damaged: start anew"):
             load_checkpoint(tmp_path / "last.pt", toy_players(config), seed=0)
