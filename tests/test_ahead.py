@@ -148,7 +148,7 @@ def test_no_more_groups_are_held_than_threads_and_memory_ask_for(
     assert (most - 2) * n_frames < max(held) <= most * n_frames
 
 
-def test_where_two_groups_do_not_fit_one_frame_is_looked_at_after_the_other(
+def test_where_three_groups_do_not_fit_one_frame_is_looked_at_after_the_other(
     parallel: Callable[..., ParallelWalk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ahead, "BYTES_AHEAD", 3 * GROUP_FRAMES * FRAME_BYTES - 1)

@@ -1,7 +1,7 @@
 """A recording's walk with frames ahead of those whose turn it is: their faces are being found."""
 
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -19,7 +19,7 @@ BYTES_AHEAD = 256 << 20  # of the frames of one recording that are being looked 
 T = TypeVar("T")
 
 
-class WalkAhead(Walk, Generic[T]):
+class WalkAhead(Walk, ABC, Generic[T]):
     """A walk that has the faces of frames found elsewhere; T is what is found in a frame."""
 
     def __init__(self, detector: Detector, crop: CropSpec, *, searches: bool) -> None:
@@ -47,10 +47,10 @@ class WalkAhead(Walk, Generic[T]):
 class ParallelWalk(WalkAhead[Seen]):
     """A walk whose groups of frames are looked at by several threads, with one detector.
 
-    Frames are copied, so a group's pictures may go once it is taken in. Where two groups do not fit
-    into BYTES_AHEAD, one frame is looked at after the other: in 4K, where decoding is slower than
-    search by far, and full looks, whose groups are frames, still fit. is_over: set to end it,
-    whoever waits gets CancelledError. Close it to end its threads.
+    Frames are copied, so their own pictures may go. Where three groups do not fit into BYTES_AHEAD,
+    one frame is looked at after the other: search in 4K; full looks, whose groups are single
+    frames, still fit. is_over: set to end it, whoever waits gets CancelledError. Close it to end
+    its threads.
     """
 
     def __init__(

@@ -336,8 +336,8 @@ def _unread(path: Path, error: Exception) -> OutputError:
     if isinstance(error, pa.ArrowInvalid) or (isinstance(error, OSError) and error.errno is None):
         what = "is not a whole Parquet file: it is damaged, or none"
     else:
-        why = error.strerror if isinstance(error, OSError) else None
-        what = f"cannot be read: {(why or str(error)).lower()}"
+        why = (error.strerror or "").lower() if isinstance(error, OSError) else str(error)
+        what = f"cannot be read: {why}"
     return OutputError(f"{display_path(path)} {what}")
 
 
